@@ -1,0 +1,53 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check bench prove schemas constraints clean
+
+run: $(VENV)/.run
+	$(BIN)/headwater up
+
+test: $(VENV)/.test
+	$(BIN)/pytest -m "not prove"
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/headwater schemas check
+
+prove: $(VENV)/.test
+	$(BIN)/pytest -m prove --timeout=7200
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m tests.bench
+
+schemas: $(VENV)/.run
+	$(BIN)/python -m schemas.registry
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp installs more than the one before; a change of the files makes them anew.
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,check]"
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,check,bench]"
+	touch $@
+
+# Resolves the whole set anew and pins it: names and versions only.
+constraints:
+	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python -m pip install --quiet ".[test,check,bench]"
+	.venv-constraints/bin/python -m pip freeze --exclude headwater > constraints.txt
+	rm -rf .venv-constraints
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

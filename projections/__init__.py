@@ -1,0 +1,1 @@
+"""Views, the query API and what people look at; built from the log, rebuilt at any time."""

@@ -1,0 +1,157 @@
+"""Events to Kafka records and back: Avro in Confluent framing (magic 0, 4-byte schema id, body)."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+from typing import Any
+
+import fastavro
+import msgspec
+from pydantic import ValidationError
+
+from schemas.envelope import Envelope, Headers, from_headers, to_headers
+from schemas.errors import DecodeError, HeadwaterError, InvalidEvent, RecordTooLarge
+from schemas.events import BY_NAME, Event
+from schemas.registry import Registry, load
+
+MAX_RECORD_BYTES = 1024 * 1024
+_PREFIX = struct.Struct(">bI")
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A Kafka record as it was read. `timestamp` is the broker's, seconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """A record's key, event and envelope."""
+
+    key: str
+    event: Event
+    envelope: Envelope
+
+
+class Codec:
+    """Encodes with the newest schema version; decodes every registered one (writer → reader)."""
+
+    def __init__(self, registry: Registry | None = None, max_record_bytes: int = MAX_RECORD_BYTES) -> None:
+        self.registry = registry or load()
+        self.max_record_bytes = max_record_bytes
+        self._writers: dict[type[Event], tuple[bytes, Any]] = {}
+        self._readers: dict[int, tuple[type[Event], Any, Any]] = {}
+        for versions in self.registry.versions.values():
+            newest = versions[-1]
+            if newest.name not in BY_NAME:
+                continue
+            self._writers[newest.event_type] = (_PREFIX.pack(0, newest.id), newest.parsed)
+            for r in versions:
+                self._readers[r.id] = (r.event_type, r.parsed, None if r is newest else newest.parsed)
+
+    def encode(self, event: Event) -> bytes:
+        """The record value. Raises RecordTooLarge, or InvalidEvent where the type is not registered."""
+        try:
+            prefix, schema = self._writers[type(event)]
+        except KeyError:
+            raise InvalidEvent(f"{type(event).__name__} has no schema", hint="run `make schemas`") from None
+        buffer = BytesIO(prefix)
+        buffer.seek(len(prefix))
+        fastavro.schemaless_writer(buffer, schema, event.__dict__)
+        value = buffer.getvalue()
+        if len(value) > self.max_record_bytes:
+            raise RecordTooLarge(
+                f"{type(event).__name__} takes {len(value):,} bytes, the limit is {self.max_record_bytes:,}",
+                hint="send less, or raise HEADWATER_MAX_RECORD_BYTES",
+            )
+        return value
+
+    def event_type(self, value: bytes | None) -> type[Event]:
+        """The event type by the value's schema id, without decoding the body. Raises DecodeError."""
+        return self._reader(value)[0]
+
+    def decode(self, value: bytes | None) -> Event:
+        """The event in a record value. Raises DecodeError; what it says names the field."""
+        event_type, writer, reader = self._reader(value)
+        assert value is not None
+        buffer = BytesIO(value)
+        buffer.seek(5)
+        try:
+            fields = fastavro.schemaless_reader(buffer, writer, reader)
+            if buffer.tell() != len(value):
+                raise DecodeError(
+                    f"{event_type.__name__}: {len(value) - buffer.tell()} bytes left after the event",
+                    hint="the value was written with another schema than its id says",
+                )
+            return event_type.model_validate(fields)
+        except ValidationError as error:
+            raise DecodeError(f"{event_type.__name__}: {explain(error)}", hint="fix the producer") from error
+        except HeadwaterError:
+            raise
+        except Exception as error:  # fastavro raises many kinds on garbage
+            raise DecodeError(
+                f"{event_type.__name__}: not readable as Avro ({type(error).__name__}: {error})",
+                hint="the value was written with another schema than its id says",
+            ) from error
+
+    def decode_record(self, record: Record) -> Decoded:
+        """A record's key, event and envelope. Raises DecodeError."""
+        event = self.decode(record.value)
+        return Decoded(decode_key(record.key), event, envelope_of(record, type(event).__name__))
+
+    def _reader(self, value: bytes | None) -> tuple[type[Event], Any, Any]:
+        if value is None or len(value) < 5 or value[0] != 0:
+            raise DecodeError(
+                "wrong framing: expected a zero byte and a 4-byte schema id before the Avro body",
+                hint="serialize with Confluent's Avro framing",
+            )
+        schema_id = _PREFIX.unpack_from(value)[1]
+        try:
+            return self._readers[schema_id]
+        except KeyError:
+            raise DecodeError(
+                f"unknown schema id {schema_id}",
+                hint="take ids from this registry (`headwater schemas list`)",
+            ) from None
+
+
+def envelope_of(record: Record, event_type: str) -> Envelope:
+    """The record's envelope; its type is the schema's where the producer gave none."""
+    envelope = from_headers(
+        record.headers,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp=record.timestamp,
+    )
+    if envelope.type == event_type:
+        return envelope
+    if envelope.type:
+        raise DecodeError(
+            f"header ce_type says {envelope.type}, the schema id says {event_type}", hint="fix the producer"
+        )
+    return msgspec.structs.replace(envelope, type=event_type)
+
+
+def decode_key(key: bytes | None) -> str:
+    """A record's key as text; none is the empty key. Raises DecodeError."""
+    try:
+        return key.decode() if key else ""
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"key is not UTF-8: {error}", hint="keys are UTF-8 strings") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings as one line: `field: what`."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors(include_url=False)
+    )
+
+
+__all__ = ["Codec", "Decoded", "Envelope", "Record", "decode_key", "envelope_of", "explain", "to_headers"]

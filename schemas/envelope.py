@@ -1,0 +1,140 @@
+"""Who, when and why of an event: the CloudEvents 1.0 Kafka binding (binary mode) as record headers.
+
+Written by hand because the SDK's binding costs 11 µs to encode and 18 to decode an event; a test
+proves conformance with the SDK.
+"""
+
+from __future__ import annotations
+
+import os
+import time as _time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from schemas.errors import DecodeError
+
+DEFAULT_PROJECT = "default"
+CONTENT_TYPE = "application/avro"
+Headers = Sequence[tuple[str, bytes]]
+Clock = Literal["live", "replay"]
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """Metadata of one event. `time` is event time, seconds since 1970-01-01 UTC (microsecond steps).
+
+    (project, source, id) names an event: the same three twice are one event delivered twice.
+    `clock` says whether the event's project lives in real time or in that of its data.
+    """
+
+    id: str
+    source: str
+    type: str
+    time: float
+    project: str = DEFAULT_PROJECT
+    subject: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+    clock: Clock = "live"
+    replay_of: str | None = None
+    """Set on a dead letter's replay: the one fold that this record is addressed to."""
+
+
+_OPTIONAL: tuple[tuple[str, str], ...] = (
+    ("subject", "ce_subject"),
+    ("correlation_id", "ce_correlationid"),
+    ("causation_id", "ce_causationid"),
+    ("traceparent", "traceparent"),
+    ("replay_of", "ce_replayof"),
+)
+
+
+def to_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
+    """The record headers of an event."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", envelope.id.encode()),
+        ("ce_source", envelope.source.encode()),
+        ("ce_type", envelope.type.encode()),
+        ("ce_time", format_time(envelope.time).encode()),
+        ("ce_project", envelope.project.encode()),
+        ("content-type", CONTENT_TYPE.encode()),
+    ]
+    if envelope.clock != "live":
+        headers.append(("ce_clock", envelope.clock.encode()))
+    for attribute, header in _OPTIONAL:
+        value = getattr(envelope, attribute)
+        if value is not None:
+            headers.append((header, value.encode()))
+    return headers
+
+
+def from_headers(
+    headers: Iterable[tuple[str, bytes]], *, topic: str, partition: int, offset: int, timestamp: float
+) -> Envelope:
+    """The envelope of a record.
+
+    What a foreign producer left out is taken from the record: its position is its id, the broker's
+    timestamp (seconds) its time. Raises DecodeError where a header is there and makes no sense.
+    """
+    h = dict(headers)
+    try:
+        raw_time = h.get("ce_time")
+        clock = h.get("ce_clock", b"live").decode()
+        if clock not in ("live", "replay"):
+            raise ValueError(f"ce_clock is {clock!r}, expected live or replay")
+        raw_id = h.get("ce_id")
+        source = h.get("ce_source")
+        return Envelope(
+            id=raw_id.decode() if raw_id else f"{topic}-{partition}-{offset}",
+            source=source.decode() if source and raw_id else f"kafka:{topic}",
+            type=_text(h, "ce_type") or "",
+            time=parse_time(raw_time.decode()) if raw_time else timestamp,
+            project=_text(h, "ce_project") or DEFAULT_PROJECT,
+            subject=_text(h, "ce_subject"),
+            correlation_id=_text(h, "ce_correlationid"),
+            causation_id=_text(h, "ce_causationid"),
+            traceparent=_text(h, "traceparent"),
+            clock=clock,  # type: ignore[arg-type]  # narrowed by the check above
+            replay_of=_text(h, "ce_replayof"),
+        )
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise DecodeError(
+            f"bad CloudEvents header: {error}", hint="see docs/events.md for the headers"
+        ) from error
+
+
+def _text(headers: dict[str, bytes], name: str) -> str | None:
+    value = headers.get(name)
+    return value.decode() if value else None
+
+
+def format_time(seconds: float) -> str:
+    """RFC 3339, UTC, microseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> float:
+    """Seconds since 1970 of an RFC 3339 time; one without a zone is UTC. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.timestamp()
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): sorts by time of making. The standard library has one from 3.14."""
+    value = (_time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    h = f"{value:032x}"
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def derived_id(*parts: str | int) -> str:
+    """An id made of its cause, so that the same input gives the same output: 128 bits of BLAKE2b."""
+    return blake2b("\x00".join(map(str, parts)).encode(), digest_size=16).hexdigest()

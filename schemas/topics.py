@@ -1,0 +1,94 @@
+"""Every topic, declared once: what is in it, what keys it, how it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas import events as e
+from schemas.errors import InvalidEvent
+
+Kind = Literal["raw", "keyed", "derived", "internal"]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """An ordered log of events.
+
+    `events` maps each event type that belongs here to the field that keys it. Raw topics may be
+    written by any client with any partitioner; keyed and derived ones are written by folds alone.
+    `config` holds Kafka topic settings beyond the common ones (see `streams.admin`).
+    """
+
+    name: str
+    kind: Kind
+    events: dict[type[e.Event], str]
+    about: str
+    config: dict[str, str] = field(default_factory=dict)
+
+
+LIFECYCLE = Topic(
+    "agent.lifecycle",
+    "raw",
+    {e.AgentAnnounced: "agent_id", e.AgentHeartbeat: "agent_id", e.AgentRetired: "agent_id"},
+    "agents come, live and go",
+)
+MESSAGES = Topic("agent.messages", "raw", {e.MessagePosted: "agent_id"}, "what is said")
+ERRORS = Topic("agent.errors", "raw", {e.ErrorReported: "component"}, "what went wrong")
+METRICS = Topic("agent.metrics", "raw", {e.MetricReported: "component"}, "what was measured")
+TOOL_CALLS = Topic(
+    "agent.tool-calls",
+    "raw",
+    {e.ToolCallRequested: "agent_id", e.ToolCallCompleted: "agent_id", e.ToolCallFailed: "agent_id"},
+    "tools called, and what came of it",
+)
+LLM_CALLS = Topic(
+    "agent.llm-calls",
+    "raw",
+    {e.LlmCallRequested: "agent_id", e.LlmCallCompleted: "agent_id", e.LlmCallFailed: "agent_id"},
+    "models called, and what came of it",
+)
+RUNS = Topic(
+    "agent.runs", "raw", {e.RunStarted: "agent_id", e.RunFinished: "agent_id"}, "tasks begun and ended"
+)
+FAULTS = Topic(
+    "simulation.faults", "raw", {e.FaultInjected: "component"}, "what the simulated fleet broke on purpose"
+)
+SIGNALS = Topic("signals", "keyed", {e.Signal: "component"}, "what events say about components")
+ANOMALIES = Topic("anomalies", "derived", {e.AnomalyDetected: "component"}, "what left its usual course")
+DEAD_LETTERS = Topic(
+    "headwater.dead-letters", "derived", {e.DeadLetter: "topic"}, "records no fold could take"
+)
+
+TOPICS: tuple[Topic, ...] = (
+    LIFECYCLE, MESSAGES, ERRORS, METRICS, TOOL_CALLS, LLM_CALLS, RUNS, FAULTS,
+    SIGNALS, ANOMALIES, DEAD_LETTERS,
+)  # fmt: skip
+BY_NAME: dict[str, Topic] = {t.name: t for t in TOPICS}
+RAW: tuple[Topic, ...] = tuple(t for t in TOPICS if t.kind == "raw")
+TOPIC_OF: dict[type[e.Event], Topic] = {event: topic for topic in TOPICS for event in topic.events}
+
+
+def changelog(topic: str) -> str:
+    """Name of the compacted topic that keeps snapshots of the folds that read `topic`."""
+    return f"{topic}.changelog"
+
+
+def ticks(topic: str) -> str:
+    """Name of the topic that records the ticks given to the folds that read `topic`."""
+    return f"{topic}.ticks"
+
+
+def topic_of(event_type: type[e.Event]) -> Topic:
+    """The topic that an event type belongs to; raises InvalidEvent where none is declared."""
+    try:
+        return TOPIC_OF[event_type]
+    except KeyError:
+        raise InvalidEvent(
+            f"{event_type.__name__} belongs to no topic", hint="declare it in schemas/topics.py"
+        ) from None
+
+
+def key_of(event: e.Event) -> str:
+    """The event's own key: the value of the field that keys it in its topic."""
+    return str(getattr(event, topic_of(type(event)).events[type(event)]))

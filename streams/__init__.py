@@ -1,0 +1,1 @@
+"""Settings, broker, producer, runner, gateways and commands: all wiring, all Kafka."""

@@ -1,0 +1,107 @@
+"""Settings from the environment (HEADWATER_*) and from `headwater.toml`; the environment wins."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+Security = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Ports of the other doors are offsets from `port`."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADWATER_", toml_file="headwater.toml", extra="ignore")
+
+    data: Path = Field(Path(".headwater"), description="Folder for the log, views, keys and run files.")
+    port: int = Field(7000, ge=1024, le=65000, description="The HTTP API; Kafka is +92, its controller +93.")
+    kafka: str | None = Field(
+        None, description="host:port,… of your own cluster; unset: a broker is started here."
+    )
+    kafka_security: Security = "PLAINTEXT"
+    kafka_username: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_ca: Path | None = Field(None, description="CA certificates (PEM) for SSL.")
+    namespace: str = Field(
+        "", pattern=r"^[a-zA-Z0-9._-]*$", description="Put before every topic, group and transaction."
+    )
+    registry: str | None = Field(
+        None, description="URL of a Confluent Schema Registry; unset: our committed ids."
+    )
+    database: str | None = Field(
+        None, description="SQLAlchemy URL of the views; unset: SQLite in the data folder."
+    )
+    qdrant: str | None = Field(None, description="URL of a Qdrant server; unset: embedded.")
+    partitions: int = Field(8, ge=1, le=1024, description="Partitions of keyed and derived topics.")
+    raw_partitions: int = Field(2, ge=1, le=1024, description="Partitions of raw topics.")
+    replication: int = Field(1, ge=1, le=7, description="Replication of topics that `topics create` makes.")
+    api_key: SecretStr | None = Field(
+        None, description="Key with all rights; unset: made in the data folder."
+    )
+    max_record_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this instance runs a broker of its own."""
+        return self.kafka is None
+
+    @property
+    def kafka_port(self) -> int:
+        """Port of the embedded broker, loopback."""
+        return self.port + 92
+
+    @property
+    def bootstrap(self) -> str:
+        """Where Kafka is."""
+        return self.kafka or f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def api_url(self) -> str:
+        """Where the HTTP API is, loopback."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @cached_property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the views."""
+        return self.database or f"sqlite:///{self.data / 'views.sqlite'}"
+
+    @property
+    def run_folder(self) -> Path:
+        """Where running processes leave their status."""
+        return self.data / "run"
+
+    @property
+    def log_folder(self) -> Path:
+        """Where processes log when they run under `up`."""
+        return self.data / "logs"
+
+    def named(self, name: str) -> str:
+        """A topic, group or transactional id inside this instance's namespace."""
+        return f"{self.namespace}.{name}" if self.namespace else name
