@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="Key with all rights; unset: made in the data folder."
     )
+    flush_every_record: bool = Field(
+        False, description="Embedded broker: force every record to disk, against power loss."
+    )
     max_record_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -1,0 +1,153 @@
+"""Topics as they are declared: made once, compared ever after, never changed in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from processors.catalog import folds
+from schemas import topics
+from schemas.errors import ConfigurationError
+from streams.kafka import client_options, patiently
+from streams.settings import Settings
+
+DEADLINE_S = 30.0
+# Small segments, rolled often: only closed segments are compacted.
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(8 * 1024 * 1024),
+    "segment.ms": str(10 * 60 * 1000),
+    "min.cleanable.dirty.ratio": "0.3",
+}
+_KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """A topic as it has to be in Kafka. `name` is without namespace."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+def declared(settings: Settings) -> list[TopicSpec]:
+    """Every topic that this instance needs: the declared ones, and each stateful fold's own two."""
+    common = {
+        # The broker's time is the one clock that all records share; event time is in ce_time.
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(settings.max_record_bytes + 64 * 1024),
+    }
+    counts = {"raw": settings.raw_partitions}
+    specs = [
+        TopicSpec(t.name, counts.get(t.kind, settings.partitions), common | _KEPT | t.config) for t in topics.TOPICS
+    ]
+    stateful = {t.name for fold in folds() if fold.state is not None for t in fold.topics}
+    by_name = {s.name: s for s in specs}
+    for name in sorted(stateful):
+        partitions = by_name[name].partitions
+        specs.append(TopicSpec(topics.changelog(name), partitions, common | _COMPACTED))
+        specs.append(TopicSpec(topics.ticks(name), partitions, common | _KEPT))
+    return specs
+
+
+@asynccontextmanager
+async def admin_client(settings: Settings) -> Any:
+    """A started admin client; BrokerUnavailable where Kafka does not answer."""
+    client = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        await patiently("connecting", client.start, DEADLINE_S)
+        yield client
+    finally:
+        await client.close()
+
+
+async def ensure_topics(settings: Settings, specs: Iterable[TopicSpec] | None = None) -> list[str]:
+    """Create what is missing and refuse what differs; returns the names that were created.
+
+    Raises ConfigurationError where a topic has another partition count than declared.
+    """
+    wanted = list(declared(settings) if specs is None else specs)
+    async with admin_client(settings) as client:
+        present = await existing(client, settings, wanted)
+        _refuse_other_counts(wanted, present)
+        missing = [s for s in wanted if s.name not in present]
+        if missing:
+            response = await client.create_topics(
+                [
+                    NewTopic(settings.named(s.name), s.partitions, settings.replication, topic_configs=s.config)
+                    for s in missing
+                ]
+            )
+            for topic, code, *message in response.topic_errors:
+                if code and for_code(code) is not TopicAlreadyExistsError:
+                    raise ConfigurationError(
+                        f"topic {topic} could not be created: {message[0] if message else for_code(code).__name__}",
+                        hint="see the broker's log and the rights of the Kafka user",
+                    )
+            await patiently("waiting for new topics", lambda: _all_visible(client, settings, wanted), DEADLINE_S)
+    return [s.name for s in missing]
+
+
+async def existing(client: Any, settings: Settings, wanted: list[TopicSpec]) -> dict[str, int]:
+    """Partition count of each wanted topic that exists."""
+    names = {settings.named(s.name): s.name for s in wanted}
+    there = set(await client.list_topics()) & set(names)
+    if not there:
+        return {}
+    described = await client.describe_topics(sorted(there))
+    return {names[d["topic"]]: len(d["partitions"]) for d in described if not d["error_code"]}
+
+
+async def differences(settings: Settings) -> list[str]:
+    """What is missing or other than declared, one sentence each; empty when all is well."""
+    wanted = declared(settings)
+    found = []
+    async with admin_client(settings) as client:
+        present = await existing(client, settings, wanted)
+        for spec in wanted:
+            if spec.name not in present:
+                found.append(f"topic {spec.name} is missing: run `headwater topics create`")
+            elif present[spec.name] != spec.partitions:
+                found.append(
+                    f"topic {spec.name} has {present[spec.name]} partitions, declared are {spec.partitions}: "
+                    "set HEADWATER_PARTITIONS / HEADWATER_RAW_PARTITIONS to what is there"
+                )
+        resources = [
+            ConfigResource(ConfigResourceType.TOPIC, settings.named(s.name)) for s in wanted if s.name in present
+        ]
+        specs = {settings.named(s.name): s for s in wanted}
+        for response in await client.describe_configs(resources) if resources else []:
+            for _, _, _, name, entries in response.resources:
+                actual = {e[0]: e[1] for e in entries}
+                found += [
+                    f"topic {specs[name].name} has {k}={actual.get(k)}, declared is {v}: "
+                    f"kafka-configs --alter --topic {name} --add-config {k}={v}"
+                    for k, v in specs[name].config.items()
+                    if actual.get(k) != v
+                ]
+    return found
+
+
+def _refuse_other_counts(wanted: list[TopicSpec], present: dict[str, int]) -> None:
+    for spec in wanted:
+        if present.get(spec.name, spec.partitions) != spec.partitions:
+            raise ConfigurationError(
+                f"topic {spec.name} has {present[spec.name]} partitions, declared are {spec.partitions}: "
+                "keys would move to other partitions, away from their state",
+                hint="set HEADWATER_PARTITIONS / HEADWATER_RAW_PARTITIONS back to what is there",
+            )
+
+
+async def _all_visible(client: Any, settings: Settings, wanted: list[TopicSpec]) -> None:
+    """Metadata of a new topic takes a moment to reach every broker."""
+    from aiokafka.errors import UnknownTopicOrPartitionError  # noqa: PLC0415
+
+    if len(await existing(client, settings, wanted)) < len(wanted):
+        raise UnknownTopicOrPartitionError

