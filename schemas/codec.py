@@ -55,8 +55,11 @@ class Codec:
             for r in versions:
                 self._readers[r.id] = (r.event_type, r.parsed, None if r is newest else newest.parsed)
 
-    def encode(self, event: Event) -> bytes:
-        """The record value. Raises RecordTooLarge, or InvalidEvent where the type is not registered."""
+    def encode(self, event: Event, *, limited: bool = True) -> bytes:
+        """The record value. Raises RecordTooLarge, or InvalidEvent where the type is not registered.
+
+        Only dead letters, which wrap a whole record, are not `limited`.
+        """
         try:
             prefix, schema = self._writers[type(event)]
         except KeyError:
@@ -65,7 +68,7 @@ class Codec:
         buffer.seek(len(prefix))
         fastavro.schemaless_writer(buffer, schema, event.__dict__)
         value = buffer.getvalue()
-        if len(value) > self.max_record_bytes:
+        if limited and len(value) > self.max_record_bytes:
             raise RecordTooLarge(
                 f"{type(event).__name__} takes {len(value):,} bytes, the limit is {self.max_record_bytes:,}",
                 hint="send less, or raise HEADWATER_MAX_RECORD_BYTES",

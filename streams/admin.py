@@ -18,6 +18,7 @@ from streams.kafka import client_options, patiently
 from streams.settings import Settings
 
 DEADLINE_S = 30.0
+LETTER_BYTES = 256 * 1024
 # Small segments, rolled often: only closed segments are compacted.
 _COMPACTED = {
     "cleanup.policy": "compact",
@@ -46,9 +47,14 @@ def declared(settings: Settings) -> list[TopicSpec]:
     }
     counts = {"raw": settings.raw_partitions}
     specs = [
-        TopicSpec(t.name, counts.get(t.kind, settings.partitions), common | _KEPT | t.config) for t in topics.TOPICS
+        TopicSpec(t.name, counts.get(t.kind, settings.partitions), common | _KEPT | t.config)
+        for t in topics.TOPICS
     ]
     stateful = {t.name for fold in folds() if fold.state is not None for t in fold.topics}
+    # A dead letter wraps a whole record, with its key and headers.
+    for spec in specs:
+        if spec.name == topics.DEAD_LETTERS.name:
+            spec.config["max.message.bytes"] = str(settings.max_record_bytes + LETTER_BYTES)
     by_name = {s.name: s for s in specs}
     for name in sorted(stateful):
         partitions = by_name[name].partitions
@@ -81,7 +87,9 @@ async def ensure_topics(settings: Settings, specs: Iterable[TopicSpec] | None = 
         if missing:
             response = await client.create_topics(
                 [
-                    NewTopic(settings.named(s.name), s.partitions, settings.replication, topic_configs=s.config)
+                    NewTopic(
+                        settings.named(s.name), s.partitions, settings.replication, topic_configs=s.config
+                    )
                     for s in missing
                 ]
             )
@@ -91,7 +99,9 @@ async def ensure_topics(settings: Settings, specs: Iterable[TopicSpec] | None = 
                         f"topic {topic} could not be created: {message[0] if message else for_code(code).__name__}",
                         hint="see the broker's log and the rights of the Kafka user",
                     )
-            await patiently("waiting for new topics", lambda: _all_visible(client, settings, wanted), DEADLINE_S)
+            await patiently(
+                "waiting for new topics", lambda: _all_visible(client, settings, wanted), DEADLINE_S
+            )
     return [s.name for s in missing]
 
 
@@ -120,7 +130,9 @@ async def differences(settings: Settings) -> list[str]:
                     "set HEADWATER_PARTITIONS / HEADWATER_RAW_PARTITIONS to what is there"
                 )
         resources = [
-            ConfigResource(ConfigResourceType.TOPIC, settings.named(s.name)) for s in wanted if s.name in present
+            ConfigResource(ConfigResourceType.TOPIC, settings.named(s.name))
+            for s in wanted
+            if s.name in present
         ]
         specs = {settings.named(s.name): s for s in wanted}
         for response in await client.describe_configs(resources) if resources else []:

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="Key with all rights; unset: made in the data folder."
     )
+    snapshot_key: SecretStr | None = Field(
+        None, description="Signs snapshots; unset: made in the data folder."
+    )
     flush_every_record: bool = Field(
         False, description="Embedded broker: force every record to disk, against power loss."
     )

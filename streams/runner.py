@@ -1,0 +1,121 @@
+"""The process `folds`: every fold of the catalog, hosted exactly once on Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+
+from processors.catalog import folds as catalog
+from processors.fold import Fold
+from schemas import topics
+from schemas.codec import Codec
+from schemas.errors import ConfigurationError
+from streams.kafka_log import KafkaLog
+from streams.log import Step
+from streams.settings import Settings
+from streams.task import PartitionTask
+from streams.worker import Worker
+
+log = structlog.get_logger()
+GROUP = "folds"
+Folds = Callable[[], Iterable[Fold[Any]]]
+
+
+def secret_of(settings: Settings) -> bytes:
+    """The key that signs snapshots: set, or made in the data folder on first use."""
+    if settings.snapshot_key is not None:
+        return settings.snapshot_key.get_secret_value().encode()
+    path = settings.data / "snapshot-key"
+    settings.data.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        key = secrets.token_hex(32).encode()
+        file.write(key)
+    return key
+
+
+def crash_points() -> Step:
+    """For kill tests: HEADWATER_CRASH_AT=`step:count` kills this process there, as SIGKILL would."""
+    wanted = os.environ.get("HEADWATER_CRASH_AT")
+    if not wanted:
+        return lambda _: None
+    name, _, number = wanted.rpartition(":")
+    left = int(number)
+
+    def step(reached: str) -> None:
+        nonlocal left
+        if reached == name:
+            left -= 1
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return step
+
+
+class Runner:
+    """The folds of one group in this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folds: Folds = catalog,
+        *,
+        group: str = GROUP,
+        declared: Iterable[topics.Topic] = (),
+    ) -> None:
+        self.settings = settings
+        self._folds = folds
+        self._group = group
+        self._topics = {t.name: t for fold in folds() for t in fold.topics} | {t.name: t for t in declared}
+        for fold in folds():
+            for topic in fold.topics:
+                if fold.state is not None and topic.kind == "raw":
+                    raise ConfigurationError(
+                        f"fold {fold.name} keeps state and reads the raw topic {topic.name}, whose keys are its "
+                        "producers' own",
+                        hint="read a keyed topic, such as signals",
+                    )
+        self._log = KafkaLog(settings, group)
+        self._codec = Codec(max_record_bytes=settings.max_record_bytes)
+        self._secret = secret_of(settings)
+        self._step = crash_points()
+        self.worker = Worker(settings, group, self._topics, self._task, self._step)
+
+    def _task(self, topic: str, partition: int) -> PartitionTask:
+        def of_topic() -> list[Fold[Any]]:
+            return [f for f in self._folds() if topic in {t.name for t in f.topics}]
+
+        return PartitionTask(
+            self._topics[topic],
+            partition,
+            of_topic,
+            self._log,
+            codec=self._codec,
+            secret=self._secret,
+            context=self.settings.named(self._group),
+            group=self._group,
+            step=self._step,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`."""
+        await self._log.start()
+        try:
+            await self.worker.run(stop)
+        finally:
+            await self._log.close()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """The `folds` process."""
+    runner = Runner(settings)
+    await runner.run(stop)

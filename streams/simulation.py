@@ -1,0 +1,255 @@
+"""The folds over a log in memory, with crashes, rebalances, zombies and duplicates drawn from one seed.
+
+The tasks are those that run on Kafka, step by step; only the log beneath them differs. What a seed
+does it does again, so that a failure found here can be looked at as often as one likes. Mocking the
+runner was rejected: then the protocol, where such faults live, would not be what is tested.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from processors.fold import Fold
+from schemas import topics
+from schemas.codec import Codec, Decoded, Record
+from schemas.envelope import Clock, Envelope, to_headers
+from schemas.events import Event
+from streams.log import Fenced
+from streams.memory_log import MemoryLog
+from streams.task import PartitionTask
+
+_STEP_LIMIT = 200_000
+
+
+class Crash(BaseException):
+    """A worker dies here. Not an Exception, so that nothing on the way can catch it."""
+
+
+@dataclass
+class Chaos:
+    """Probabilities of what goes wrong, an action or a step; all zero is an undisturbed run."""
+
+    crash: float = 0.0
+    rebalance: float = 0.0
+    zombie: float = 0.0
+    idle: float = 0.1
+    workers: int = 3
+
+
+@dataclass
+class _Worker:
+    tasks: dict[tuple[str, int], PartitionTask] = field(default_factory=dict)
+
+
+class Simulation:
+    """Produce events, run the folds to the end of the log, look at what came out.
+
+    `folds` makes the folds under test; `partitions` is the count of every topic. `crashes`,
+    `fenced` and `steps` count what happened, by step's name.
+    """
+
+    def __init__(
+        self,
+        folds: Callable[[], Iterable[Fold[Any]]],
+        *,
+        seed: int = 0,
+        chaos: Chaos | None = None,
+        partitions: int = 3,
+        snapshot_interval_s: float = 0.01,
+    ) -> None:
+        self.chaos = chaos or Chaos()
+        self.codec = Codec()
+        self.crashes: dict[str, int] = {}
+        self.steps: dict[str, int] = {}
+        self.fenced = 0
+        self._random = random.Random(seed)  # noqa: S311 - a seed is what it is for
+        self._folds = folds
+        self._interval_s = snapshot_interval_s
+        self._elapsed = 0.0
+        self._armed = True
+        self.inputs = {t.name: t for fold in folds() for t in fold.topics}
+        names = set(topics.BY_NAME) | {n for t in self.inputs for n in (topics.changelog(t), topics.ticks(t))}
+        self.log = MemoryLog(dict.fromkeys(names, partitions))
+        self._parts = [(t, p) for t in sorted(self.inputs) for p in range(partitions)]
+        self._workers = [_Worker() for _ in range(self.chaos.workers)]
+        self._owner: dict[tuple[str, int], int] = {}
+        self._zombies: list[PartitionTask] = []
+
+    # --- input -------------------------------------------------------------------------------
+
+    def produce(
+        self,
+        event: Event,
+        *,
+        id: str,  # noqa: A002 - the CloudEvents attribute's name
+        time: float,
+        project: str = "default",
+        source: str = "test",
+        clock: Clock = "live",
+        correlation_id: str | None = None,
+    ) -> Record:
+        """Append an event to its topic, as a producer would."""
+        key = topics.key_of(event)
+        envelope = Envelope(
+            id=id,
+            source=source,
+            type=type(event).__name__,
+            time=time,
+            project=project,
+            clock=clock,
+            correlation_id=correlation_id,
+        )
+        topic = topics.topic_of(type(event)).name
+        return self.log.append(
+            topic, f"{project}/{key}".encode(), self.codec.encode(event), to_headers(envelope)
+        )
+
+    def advance(self, seconds: float) -> None:
+        """Let the broker's clock run."""
+        self.log.now += seconds
+
+    # --- running -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until every fold has folded every record, whatever happens on the way."""
+        for _ in range(_STEP_LIMIT):
+            lagging = [tp for tp in self._parts if self._lag(tp)]
+            if not lagging:
+                break
+            await self._act(self._random.choice(lagging))
+        else:
+            raise AssertionError(f"still lagging after {_STEP_LIMIT} actions")
+        self._armed = False
+        for tp in self._parts:
+            await self._guarded(self._owner_of(tp), lambda tp=tp: self._settle(tp))
+        self._armed = True
+
+    async def _settle(self, tp: tuple[str, int]) -> None:
+        """Bring every task to the end of its partition, and give it the time that it waits for."""
+        task = await self._task(tp)
+        await task.idle()
+
+    def _lag(self, tp: tuple[str, int]) -> bool:
+        position = self.log.positions.get(tp, 0)
+        return any(r.offset >= position for r in self.log.records(*tp))
+
+    async def _act(self, tp: tuple[str, int]) -> None:
+        draw = self._random.random()
+        owner = self._owner_of(tp)
+        if draw < self.chaos.rebalance:
+            self._rebalance(tp)
+        elif draw < self.chaos.rebalance + self.chaos.zombie and self._zombies:
+            zombie = self._random.choice(self._zombies)
+            await self._guarded(None, lambda: self._haunt(zombie))
+        elif draw > 1 - self.chaos.idle:
+            await self._guarded(owner, lambda: self._idle(tp))
+        else:
+            await self._guarded(owner, lambda: self._feed(tp))
+
+    async def _guarded(self, worker: int | None, action: Callable[[], Any]) -> None:
+        try:
+            await action()
+        except Crash:
+            if worker is not None:
+                self._workers[worker] = _Worker()  # its memory is gone; another takes its place
+                for tp in [tp for tp, w in self._owner.items() if w == worker]:
+                    del self._owner[tp]
+        except Fenced:
+            self.fenced += 1
+
+    def _owner_of(self, tp: tuple[str, int]) -> int:
+        if tp not in self._owner:
+            self._owner[tp] = self._random.randrange(len(self._workers))
+        return self._owner[tp]
+
+    def _rebalance(self, tp: tuple[str, int]) -> None:
+        old = self._workers[self._owner_of(tp)].tasks.pop(tp, None)
+        if old is not None:
+            self._zombies = [*self._zombies[-3:], old]
+        self._owner[tp] = self._random.randrange(len(self._workers))
+
+    async def _task(self, tp: tuple[str, int]) -> PartitionTask:
+        tasks = self._workers[self._owner_of(tp)].tasks
+        if tp not in tasks:
+            tasks[tp] = self._make(tp)
+        if tasks[tp].engine is None:
+            await tasks[tp].assign()
+        return tasks[tp]
+
+    def _make(self, tp: tuple[str, int]) -> PartitionTask:
+        topic, partition = tp
+
+        def of_topic() -> list[Fold[Any]]:
+            return [f for f in self._folds() if topic in {t.name for t in f.topics}]
+
+        return PartitionTask(
+            self.inputs[topic],
+            partition,
+            of_topic,
+            self.log,
+            codec=self.codec,
+            secret=b"simulation",
+            step=self._step,
+            now=lambda: self.log.now,
+            monotonic=self._monotonic,
+            snapshot_interval_s=self._interval_s,
+        )
+
+    def _monotonic(self) -> float:
+        self._elapsed += 0.0007  # so that a round of snapshots spreads over batches, the same ones each time
+        return self._elapsed
+
+    async def _feed(self, tp: tuple[str, int]) -> None:
+        task = await self._task(tp)
+        await task.handle(self._next(task, self._random.randint(1, 5)))
+
+    async def _idle(self, tp: tuple[str, int]) -> None:
+        await (await self._task(tp)).idle()
+
+    async def _haunt(self, zombie: PartitionTask) -> None:
+        """A worker that was paused and does not know that it was replaced goes on."""
+        if zombie.engine is not None:
+            await zombie.handle(self._next(zombie, 2))
+
+    def _next(self, task: PartitionTask, count: int) -> list[Record]:
+        records = self.log.records(task.topic.name, task.partition)
+        return [r for r in records if r.offset >= task.position][:count]
+
+    def _step(self, name: str) -> None:
+        self.steps[name] = self.steps.get(name, 0) + 1
+        if self._armed and self._random.random() < self.chaos.crash:
+            self.crashes[name] = self.crashes.get(name, 0) + 1
+            raise Crash
+
+    # --- what came out -----------------------------------------------------------------------
+
+    def outputs(self, topic: str) -> Iterator[Decoded]:
+        """Every committed event of a topic, partition by partition."""
+        for partition in range(self.log.partitions[topic]):
+            for record in self.log.records(topic, partition):
+                yield self.codec.decode_record(record)
+
+    def contents(self, topic: str) -> list[tuple[bytes | None, bytes | None, Any]]:
+        """A topic's records as bytes, in an order that does not depend on how partitions interleaved."""
+        return sorted(
+            (r.key, r.value, tuple(r.headers))
+            for p in range(self.log.partitions[topic])
+            for r in self.log.records(topic, p)
+        )
+
+    async def states(self) -> dict[tuple[str, str], Any]:
+        """State by (fold, key), read from a fresh restore of every partition."""
+        self._armed = False
+        found: dict[tuple[str, str], Any] = {}
+        for tp in self._parts:
+            task = self._make(tp)
+            await task.assign()
+            assert task.engine is not None
+            for slot in task.engine.slots:
+                found.update({(slot.fold.name, key): state for key, state in slot.states.items()})
+            self._workers[self._owner_of(tp)].tasks.pop(tp, None)
+        self._armed = True
+        return found

@@ -1,0 +1,114 @@
+"""State of one key to bytes and back: MessagePack, river models inside as pickles, all under an HMAC.
+
+Unpickling runs code, so nothing is unpickled that was not signed by the holder of the key for
+this very namespace, topic, partition, fold, version and key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import pickle
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from schemas.errors import HeadwaterError
+
+_PICKLE = 1
+_MAC_BYTES = 32
+RIVER = version("river")
+
+
+class SnapshotRefused(HeadwaterError):
+    """A snapshot is not ours, is of another river, or of another fold version: fold the log anew."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, array_like=True):
+    """One key's state. It covers all records below `position`; `wake` and `clock` are the open wake."""
+
+    fold: str
+    version: int
+    key: str
+    position: int
+    state: bytes
+    wake: float | None
+    clock: str
+    river: str = RIVER
+
+
+class Marker(msgspec.Struct, frozen=True, array_like=True):
+    """Says that every change below `position` is in the snapshots of the named fold versions."""
+
+    position: int
+    folds: dict[str, int]
+    clocks: dict[str, float]
+    """Greatest event time of each replayed project; that of live ones ("") is the last tick."""
+    tick_offset: int
+
+
+class Skip(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """A record (`offset`), or a wake (`wake` of `key`, offset -1), that a fold is not given again."""
+
+    fold: str
+    offset: int
+    key: str = ""
+    wake: float = 0.0
+
+
+def _encode_hook(value: Any) -> Any:
+    return msgspec.msgpack.Ext(_PICKLE, pickle.dumps(value, protocol=5))
+
+
+_state_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_hook)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Sealer:
+    """Signs and checks what stands in one partition's changelog."""
+
+    def __init__(self, secret: bytes, context: str) -> None:
+        self._secret = secret
+        self._context = context.encode() + b"\x00"
+        self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {
+            t: msgspec.msgpack.Decoder(t) for t in (Snapshot, Marker, Skip)
+        }
+
+    def seal(self, content: Snapshot | Marker | Skip) -> bytes:
+        """HMAC-SHA256, then the content."""
+        body = _encode(content)
+        return hmac.digest(self._secret, self._context + body, "sha256") + body
+
+    def open(self, kind: type[Any], value: bytes) -> Any:
+        """The content, of type `kind`. Raises SnapshotRefused."""
+        mac, body = value[:_MAC_BYTES], value[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, hmac.digest(self._secret, self._context + body, "sha256")):
+            raise SnapshotRefused("a snapshot's signature is wrong", hint="the log is folded anew")
+        try:
+            return self._decoders[kind].decode(body)
+        except msgspec.MsgspecError as error:
+            raise SnapshotRefused(
+                f"a snapshot is not readable: {error}", hint="the log is folded anew"
+            ) from error
+
+
+def dump_state(state: msgspec.Struct) -> bytes:
+    """The state as MessagePack."""
+    return _state_encoder.encode(state)
+
+
+def load_state(kind: type[msgspec.Struct], snapshot: Snapshot) -> msgspec.Struct:
+    """The state of a snapshot whose seal was opened. Raises SnapshotRefused."""
+
+    def unpickle(code: int, data: memoryview) -> Any:
+        if code != _PICKLE or snapshot.river != RIVER:
+            raise SnapshotRefused(
+                f"the snapshot's models are of river {snapshot.river}, here is {RIVER}",
+                hint="the log is folded anew",
+            )
+        return pickle.loads(data)  # noqa: S301 - its signature was checked before
+
+    try:
+        return msgspec.msgpack.decode(snapshot.state, type=kind, ext_hook=unpickle)
+    except (msgspec.MsgspecError, pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
+        raise SnapshotRefused(f"a state is not readable: {error}", hint="the log is folded anew") from error
