@@ -12,6 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from processors.catalog import folds
+from processors.fold import Fold
 from schemas import topics
 from schemas.errors import ConfigurationError
 from streams.kafka import client_options, patiently
@@ -38,8 +39,11 @@ class TopicSpec:
     config: dict[str, str]
 
 
-def declared(settings: Settings) -> list[TopicSpec]:
-    """Every topic that this instance needs: the declared ones, and each stateful fold's own two."""
+def declared(settings: Settings, of: Iterable[Fold[Any]] | None = None) -> list[TopicSpec]:
+    """Every topic that is needed: the declared ones, and two for each topic that stateful folds read.
+
+    `of` are the folds; the product's and the user's where none are given.
+    """
     common = {
         # The broker's time is the one clock that all records share; event time is in ce_time.
         "message.timestamp.type": "LogAppendTime",
@@ -50,7 +54,9 @@ def declared(settings: Settings) -> list[TopicSpec]:
         TopicSpec(t.name, counts.get(t.kind, settings.partitions), common | _KEPT | t.config)
         for t in topics.TOPICS
     ]
-    stateful = {t.name for fold in folds() if fold.state is not None for t in fold.topics}
+    stateful = {
+        t.name for fold in (folds() if of is None else of) if fold.state is not None for t in fold.topics
+    }
     # A dead letter wraps a whole record, with its key and headers.
     for spec in specs:
         if spec.name == topics.DEAD_LETTERS.name:
@@ -103,6 +109,18 @@ async def ensure_topics(settings: Settings, specs: Iterable[TopicSpec] | None = 
                 "waiting for new topics", lambda: _all_visible(client, settings, wanted), DEADLINE_S
             )
     return [s.name for s in missing]
+
+
+async def require_topics(settings: Settings, specs: list[TopicSpec]) -> None:
+    """Raise ConfigurationError unless all of them exist, with the declared partition counts."""
+    async with admin_client(settings) as client:
+        present = await existing(client, settings, specs)
+    _refuse_other_counts(specs, present)
+    missing = [s.name for s in specs if s.name not in present]
+    if missing:
+        raise ConfigurationError(
+            f"topics are missing: {', '.join(missing)}", hint="run `headwater topics create`"
+        )
 
 
 async def existing(client: Any, settings: Settings, wanted: list[TopicSpec]) -> dict[str, int]:

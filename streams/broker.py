@@ -200,7 +200,16 @@ class Broker:
             return
         cluster = uuid.uuid4().hex[:22]
         run = subprocess.run(  # noqa: S603 - our own arguments
-            self._java(path, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)),
+            self._java(
+                path,
+                "kafka.tools.StorageTool",
+                "format",
+                "--standalone",
+                "-t",
+                cluster,
+                "-c",
+                str(properties),
+            ),
             capture_output=True,
             text=True,
             check=False,
@@ -264,5 +273,3 @@ def _last_lines(path: Path, count: int = 3) -> str:
     with contextlib.suppress(OSError):
         return " | ".join(path.read_text(errors="replace").splitlines()[-count:])
     return "no log"
-
-

@@ -160,13 +160,14 @@ class KafkaTransactions:
         self._step("commit.begun")
         written = await self._write(sends)
         self._step("commit.sent")
-        # Positions travel while the records do.
+        # Records first, then the position: while the coordinator adds the group to the transaction, it
+        # refuses to verify partitions, and the records would be retried 100 ms later.
+        await asyncio.gather(*written)
+        self._step("commit.written")
         await producer.send_offsets_to_transaction(
             {self._input: OffsetAndMetadata(next_offset, "")}, self._log.group
         )
         self._step("commit.offsets")
-        await asyncio.gather(*written)
-        self._step("commit.written")
         await producer.commit_transaction()
         self._step("commit.done")
 
@@ -202,7 +203,10 @@ class KafkaTransactions:
 
     @staticmethod
     def _append(batch: Any, send: Send) -> bool:
-        return batch.append(key=send.key, value=send.value, timestamp=None, headers=send.headers) is not None
+        return (
+            batch.append(key=send.key, value=send.value, timestamp=None, headers=list(send.headers))
+            is not None
+        )
 
     async def close(self) -> None:
         """See `streams.log.Transactions`."""

@@ -23,7 +23,8 @@ class _Transaction:
     writer: tuple[str, int]
     epoch: int
     state: str = "open"
-    touched: set[tuple[str, int]] = field(default_factory=set)
+    touched: dict[tuple[str, int], int] = field(default_factory=dict)
+    """First offset that it wrote, by partition."""
     next_offset: int | None = None
 
 
@@ -52,9 +53,9 @@ class MemoryLog:
         """Write outside any transaction, as a plain producer does."""
         return self._write(Send(topic, key, value, headers, partition), None)
 
-    def records(self, topic: str, partition: int) -> list[Record]:
-        """All that a read_committed reader sees now."""
-        entries = self._log(topic, partition)[: self._stable_end(topic, partition)]
+    def records(self, topic: str, partition: int, start: int = 0) -> list[Record]:
+        """All that a read_committed reader sees now, from offset `start`."""
+        entries = self._log(topic, partition)[start : self._stable_end(topic, partition)]
         return [e.record for e in entries if e.record is not None and _visible(e)]
 
     async def fence(self, topic: str, partition: int, step: Step) -> MemoryTransactions:
@@ -76,7 +77,7 @@ class MemoryLog:
 
     async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
         """See `streams.log.Log`."""
-        found = [r for r in self.records(topic, partition) if start <= r.offset < end]
+        found = [r for r in self.records(topic, partition, start) if r.offset < end]
         for i in range(0, len(found), 7):  # small batches, so that their borders are met
             yield found[i : i + 7]
 
@@ -96,7 +97,7 @@ class MemoryLog:
     def write(self, send: Send, transaction: _Transaction) -> None:
         """Append as part of a transaction: not visible yet."""
         record = self._write(send, transaction)
-        transaction.touched.add((record.topic, record.partition))
+        transaction.touched.setdefault((record.topic, record.partition), record.offset)
 
     def end(self, transaction: _Transaction, state: str) -> None:
         """Commit or abort: a marker in every partition that was written to."""
@@ -111,11 +112,9 @@ class MemoryLog:
         return self._entries.setdefault((topic, partition), [])
 
     def _stable_end(self, topic: str, partition: int) -> int:
-        entries = self._log(topic, partition)
-        for offset, entry in enumerate(entries):
-            if entry.transaction is not None and entry.transaction.state == "open":
-                return offset
-        return len(entries)
+        tp = (topic, partition)
+        open_from = [t.touched[tp] for t in self._open.values() if tp in t.touched]
+        return min(open_from, default=len(self._log(topic, partition)))
 
     def _write(self, send: Send, transaction: _Transaction | None) -> Record:
         partition = send.partition

@@ -16,6 +16,7 @@ from processors.fold import Fold
 from schemas import topics
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
+from streams.admin import declared, require_topics
 from streams.kafka_log import KafkaLog
 from streams.log import Step
 from streams.settings import Settings
@@ -108,6 +109,7 @@ class Runner:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`."""
+        await require_topics(self.settings, declared(self.settings, self._folds()))
         await self._log.start()
         try:
             await self.worker.run(stop)

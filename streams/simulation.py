@@ -134,7 +134,7 @@ class Simulation:
 
     def _lag(self, tp: tuple[str, int]) -> bool:
         position = self.log.positions.get(tp, 0)
-        return any(r.offset >= position for r in self.log.records(*tp))
+        return bool(self.log.records(*tp, position))
 
     async def _act(self, tp: tuple[str, int]) -> None:
         draw = self._random.random()
@@ -215,8 +215,7 @@ class Simulation:
             await zombie.handle(self._next(zombie, 2))
 
     def _next(self, task: PartitionTask, count: int) -> list[Record]:
-        records = self.log.records(task.topic.name, task.partition)
-        return [r for r in records if r.offset >= task.position][:count]
+        return self.log.records(task.topic.name, task.partition, task.position)[:count]
 
     def _step(self, name: str) -> None:
         self.steps[name] = self.steps.get(name, 0) + 1

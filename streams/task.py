@@ -155,14 +155,20 @@ class PartitionTask:
                 raise
             return
 
-    async def idle(self) -> None:
-        """What is due without a record: a tick, or a part of a snapshot. To be called every second or so."""
+    async def idle(self, position: int = 0) -> None:
+        """What is due without a record: a tick, or a part of a snapshot. To be called every second or so.
+
+        `position` is where a reader of the partition stands that has met no record since: commit
+        markers take offsets, and whoever compares the group's position with the log's end counts them.
+        """
         assert self.engine is not None and self._rounds is not None  # noqa: PT018
+        behind = position > self.engine.position
+        self.engine.position = max(position, self.engine.position)
         wake = self.engine.next_wake()
         now = self._now()
         if wake is not None and wake <= now:
             await self._tick(now)
-        elif self._rounds.open or self._rounds.due():
+        elif behind or self._rounds.open or self._rounds.due():
             try:
                 await self._commit([])
             except BaseException:

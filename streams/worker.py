@@ -31,6 +31,8 @@ BATCH = 1_000
 """Records folded in one transaction at most: about 30 ms of models, so that heartbeats get their turn."""
 _QUEUED = 4 * BATCH
 _IDLE_S = 1.0
+_SETTLE_S = 0.05
+"""After this long without records, the position is moved past the commit markers that end them."""
 _RETRY_S = 0.5
 _SUSPEND_S = 8.0
 
@@ -47,6 +49,7 @@ class Pump:
         self._inbox: deque[Record] = deque()
         self._arrived = asyncio.Event()
         self._stopping = False
+        self._settled = False
         self._runner = asyncio.create_task(self._run(), name=f"pump {tp.topic}/{tp.partition}")
 
     def offer(self, records: list[Record]) -> None:
@@ -113,18 +116,25 @@ class Pump:
 
     async def _once(self) -> None:
         if not self._inbox:
-            self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), _IDLE_S)
-            if not self._inbox:
-                if not self._stopping:
-                    await self.task.idle()
-                return
+            await self._wait()
+            return
         batch = [self._inbox.popleft() for _ in range(min(BATCH, len(self._inbox)))]
         await self.task.handle(batch)
-        await self.task.idle()
         if len(self._inbox) < BATCH and self.tp in self._consumer.paused():
             self._consumer.resume(self.tp)
+
+    async def _wait(self) -> None:
+        """For records; meanwhile, do what is due without one."""
+        self._arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), _IDLE_S if self._settled else _SETTLE_S)
+        if self._inbox or self._stopping:
+            self._settled = False
+            return
+        position = await self._consumer.position(self.tp)
+        if not self._inbox:
+            await self.task.idle(position)
+            self._settled = True
 
 
 class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
