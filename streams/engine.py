@@ -38,6 +38,13 @@ class Poison(Exception):  # noqa: N818 - it is a verdict on a record, caught by 
         self.cause = cause
 
 
+class FoldStats:
+    """What is measured of one fold in one partition; it outlives engines, so that counters never fall."""
+
+    def __init__(self) -> None:
+        self.events = self.outputs = self.nanoseconds = self.dead_letters = 0
+
+
 class Slot:
     """One fold in one partition: its states by key, and what is measured of it."""
 
@@ -50,7 +57,7 @@ class Slot:
         """While restoring: the position up to which a key's snapshot holds."""
         self.floor = 0
         """While restoring: every change of this fold below this offset is in the snapshots."""
-        self.events = self.outputs = self.nanoseconds = self.dead_letters = 0
+        self.stats = FoldStats()
 
 
 class Engine:
@@ -171,9 +178,9 @@ class Engine:
                     sends.append(self._produced(fold, result, at, cause, cause_id, len(sends)))
         except Exception as error:
             raise Poison(skip, error) from error
-        slot.events += 1
-        slot.outputs += len(sends)
-        slot.nanoseconds += time.perf_counter_ns() - started
+        slot.stats.events += 1
+        slot.stats.outputs += len(sends)
+        slot.stats.nanoseconds += time.perf_counter_ns() - started
         return sends
 
     def _produced(
@@ -223,7 +230,7 @@ class Engine:
 
     def _post(self, letter: e.DeadLetter, skip: Skip, project: str, at: float) -> None:
         if letter.fold is not None:
-            self._by_name[letter.fold].dead_letters += 1
+            self._by_name[letter.fold].stats.dead_letters += 1
         envelope = Envelope(
             id=derived_id(letter.topic, letter.partition, repr(skip)),
             source=f"headwater/{self.group}",

@@ -17,9 +17,11 @@ from schemas import topics
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams.admin import declared, require_topics
+from streams.fold_report import report
 from streams.kafka_log import KafkaLog
 from streams.log import Step
 from streams.settings import Settings
+from streams.status import ProcessStatus
 from streams.task import PartitionTask
 from streams.worker import Worker
 
@@ -81,8 +83,8 @@ class Runner:
             for topic in fold.topics:
                 if fold.state is not None and topic.kind == "raw":
                     raise ConfigurationError(
-                        f"fold {fold.name} keeps state and reads the raw topic {topic.name}, whose keys are its "
-                        "producers' own",
+                        f"fold {fold.name} keeps state and reads the raw topic {topic.name}, whose keys "
+                        "are its producers' own",
                         hint="read a keyed topic, such as signals",
                     )
         self._log = KafkaLog(settings, group)
@@ -120,4 +122,8 @@ class Runner:
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """The `folds` process."""
     runner = Runner(settings)
-    await runner.run(stop)
+    reporting = asyncio.create_task(report(runner.worker, ProcessStatus(settings, "folds")))
+    try:
+        await runner.run(stop)
+    finally:
+        reporting.cancel()

@@ -22,7 +22,7 @@ from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, derived_id, to_headers
 from schemas.errors import OffsetOutOfRange
-from streams.engine import LIVE, Engine, Poison
+from streams.engine import LIVE, Engine, FoldStats, Poison, Slot
 from streams.log import Log, Send, Step, Transactions
 from streams.restore import Restore
 from streams.rounds import INTERVAL_S, Rounds
@@ -55,6 +55,7 @@ class PartitionTask:
         self.engine: Engine | None = None
         self.restore_s = 0.0
         self.restored_events = 0
+        self.stats: dict[str, FoldStats] = {}
         self._group = group
         self._folds = folds
         self._log = source
@@ -75,6 +76,11 @@ class PartitionTask:
         """Offset of the next record that it wants."""
         assert self.engine is not None
         return self.engine.position
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The folds with their states, while the task is up."""
+        return self.engine.slots if self.engine is not None else []
 
     async def assign(self) -> None:
         """Take over: fence, read the position, restore. State that still stands there is kept.
@@ -122,6 +128,8 @@ class PartitionTask:
                 self._note(poison)
         engine.position = position
         engine.restored()
+        for slot in engine.slots:  # what the restore folded was counted when it was new
+            slot.stats = self.stats.setdefault(slot.fold.name, FoldStats())
         engine.letters = [(skip, send) for skip, send in engine.letters if skip in self._pending]
         self.engine = engine
         self._rounds = Rounds(engine, self._sealer, restore.tick_offset, self._interval_s, self._monotonic)

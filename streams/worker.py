@@ -162,6 +162,14 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         """Whether every partition that it was given is being processed."""
         return bool(self.pumps) and all(p.ready for p in self.pumps.values())
 
+    def lag(self, tp: TopicPartition) -> int:
+        """Offsets between the task's position and the last that a read_committed reader may see."""
+        pump = self.pumps.get(tp)
+        if pump is None or not pump.ready or self._consumer is None:
+            return 0
+        end = self._consumer.last_stable_offset(tp)
+        return max(0, end - pump.task.position) if end is not None else 0
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`; raises what is beyond retrying."""
         consumer = self._consumer = AIOKafkaConsumer(
@@ -217,7 +225,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             await pump.stop()
             self.pumps[tp] = Pump(pump.task, tp, pump._consumer)  # noqa: SLF001 - same class's neighbour
 
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:  # noqa: ARG002
         """Let batches in hand be committed; keep the tasks, since most come back."""
         self._step("rebalance.revoked")
         await self._stop_pumps()
@@ -230,12 +238,13 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         consumer.pause(*assigned)
         await self._discard_kept(assigned)
         for tp in assigned:
-            task = self._kept.pop(tp, None) or self._make_task(self._plain(tp.topic), tp.partition)
+            task = self._kept.pop(tp, None) or self._make_task(self.plain(tp.topic), tp.partition)
             self.pumps[tp] = Pump(task, tp, consumer)
 
-    def _plain(self, topic: str) -> str:
-        prefix = self.settings.named("")
-        return topic.removeprefix(prefix)
+    def plain(self, topic: str) -> str:
+        """A topic's name without namespace."""
+        namespace = self.settings.namespace
+        return topic.removeprefix(f"{namespace}.") if namespace else topic
 
     async def _stop_pumps(self) -> None:
         pumps, self.pumps = self.pumps, {}
