@@ -130,4 +130,5 @@ class Intake(Fold[None]):
     emits = (e.Signal,)
 
     def on_event(self, state: None, event: e.Event, at: float) -> Iterable[Output]:
+        """The event's signal."""
         yield _SIGNAL_OF[type(event)](event)
