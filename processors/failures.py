@@ -18,9 +18,9 @@ THRESHOLD: Final = 0.5
 WARM_UP: Final = 30
 """Calls of a new component that are learnt and never flagged."""
 MEMORY: Final = 2000
-_PRIOR_CALLS: Final = 25.0
-_PRIOR_FAILURES: Final = 0.5
-_LEAST_RATE: Final = 0.005
+_PRIOR_CALLS: Final = 10.0
+_PRIOR_FAILURES: Final = 0.2
+_LEAST_RATE: Final = 0.01
 
 
 class Failures(msgspec.Struct, kw_only=True, array_like=True):
