@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     flush_every_record: bool = Field(
         False, description="Embedded broker: force every record to disk, against power loss."
     )
+    disk_reserve_bytes: int = Field(
+        512 * 2**20, ge=0, description="Embedded log: new events are refused while less than this is free."
+    )
     max_record_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
