@@ -70,7 +70,8 @@ def check_backward(name: str, new: dict[str, Any], earlier: list[dict[str, Any]]
     reader = avro.schema.parse(json.dumps(new))
     for version, old in enumerate(earlier, 1):
         writer = avro.schema.parse(json.dumps(old))
-        result = avro.compatibility.ReaderWriterCompatibilityChecker().get_compatibility(reader, writer)
+        checker = avro.compatibility.ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
+        result = checker.get_compatibility(reader, writer)
         if result.compatibility is not avro.compatibility.SchemaCompatibilityType.compatible:
             reasons = "; ".join(sorted(map(str, result.messages)))
             raise SchemaIncompatible(

@@ -63,3 +63,9 @@ class DeadlineExceeded(HeadwaterError):
     """Something awaited did not come about in time; it may still do so."""
 
     category = "TEMPORARY"
+
+
+class DiskFull(HeadwaterError):
+    """Less than the reserve is free where the embedded log is kept; nothing was written."""
+
+    category = "TEMPORARY"

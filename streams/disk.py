@@ -11,18 +11,12 @@ from pathlib import Path
 
 import structlog
 
-from schemas.errors import HeadwaterError
+from schemas.errors import DiskFull
 from streams.settings import Settings
 
 log = structlog.get_logger()
 _EVERY_S = 1.0
 _WARN_FACTOR = 4
-
-
-class DiskFull(HeadwaterError):
-    """Less than the reserve is free where the embedded log is kept; nothing was written."""
-
-    category = "TEMPORARY"
 
 
 class DiskGuard:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from schemas.errors import DiskFull
 from schemas.events import MetricReported
 from streams import disk
-from streams.disk import DiskFull, DiskGuard
+from streams.disk import DiskGuard
 from streams.producer import Producer
 from streams.settings import Settings
 

@@ -113,8 +113,7 @@ class Herd:
             if step is not None:
                 process.kill()
                 process.wait()
-        keep = [(p, s) for p, s in self._processes if s is None]
-        self._processes = keep
+        self._processes = [(p, s) for p, s in self._processes if s is None]
         while len(self._processes) < WORKERS:
             self.spawn()
 
