@@ -1,4 +1,4 @@
-"""The folds of one partition: records in, records out, state between. No I/O; the same in Kafka and simulation.
+"""The folds of one partition: records in, records out, state between. No I/O, in Kafka and simulation alike.
 
 What a fold gives is a function of the partition's records, its recorded ticks and its skips alone.
 That is what makes a restart exact: load snapshots, fold what came after, drop the outputs.
@@ -6,7 +6,6 @@ That is what makes a restart exact: load snapshots, fold what came after, drop t
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -17,19 +16,21 @@ from processors.fold import Fold, Wake
 from schemas import events as e
 from schemas import topics
 from schemas.codec import Codec, Record
-from schemas.envelope import DEFAULT_PROJECT, Envelope, derived_id, to_headers
-from schemas.errors import DecodeError
+from schemas.envelope import Envelope, derived_id, to_headers
+from schemas.errors import RecordTooLarge
+from streams import letters
 from streams.log import Send
 from streams.snapshots import Skip
+from streams.wakes import LIVE, Wakes
 from streams.window import Window
 
 CLAMP_S = 300.0
 """A live event's time may be this far ahead of the broker's; beyond, it is set back and counted."""
-_SOON = 0.001
-LIVE = ""
+MAX_METADATA_BYTES = 32 * 1024
+"""Of an output's key and headers, which it has partly from its cause; topics leave room for 64 KiB."""
 
 
-class Poison(Exception):  # noqa: N818 - it is a verdict on a record, caught by the task that hosts the engine
+class Poison(Exception):
     """A fold raised. The engine's state is spoilt: build it anew with `skip`, then go on."""
 
     def __init__(self, skip: Skip, cause: Exception) -> None:
@@ -51,8 +52,8 @@ class Slot:
     def __init__(self, fold: Fold[Any]) -> None:
         self.fold = fold
         self.states: dict[str, Any] = {}
-        self.wakes: dict[str, tuple[float, str]] = {}
-        self.dirty: set[str] = set()
+        self.dirty: dict[str, None] = {}
+        """Keys changed since they were last saved, in an order that every run repeats."""
         self.covered: dict[str, int] = {}
         """While restoring: the position up to which a key's snapshot holds."""
         self.floor = 0
@@ -76,22 +77,22 @@ class Engine:
         self.group = group
         self.codec = codec
         self.slots = [Slot(fold) for fold in folds]
+        self.stateful = any(slot.fold.state is not None for slot in self.slots)
+        self.deduplicates = topic.kind != "raw"
         self.position = 0
         self.clocks: dict[str, float] = {}
+        self.wakes = Wakes()
         self.skips: dict[Skip, Exception | None] = {}
         """What is not given to a fold again; with its cause while that is not yet in the log."""
         self.letters: list[tuple[Skip, Send]] = []
         """Dead letters made since the task last took them, each with the skip that belongs to it."""
         self.clamped = self.duplicates = self.undecodable = 0
-        self._window = Window() if topic.kind != "raw" else None
+        self._window = Window() if self.deduplicates else None
         self._routes: dict[type[e.Event], list[Slot]] = {}
         for slot in self.slots:
             for event_type in slot.fold.accepts:
                 self._routes.setdefault(event_type, []).append(slot)
-        self._heaps: dict[str, list[tuple[float, str, str]]] = {}
         self._by_name = {slot.fold.name: slot for slot in self.slots}
-
-    # --- records -----------------------------------------------------------------------------
 
     def process(self, record: Record) -> list[Send]:
         """Fold one record; returns what it led to. Raises Poison, after which the engine is spoilt."""
@@ -102,7 +103,7 @@ class Engine:
             return out  # it could not be decoded then; that it could be now must not change the past
         try:
             decoded = self.codec.decode_record(record)
-        except DecodeError as error:
+        except Exception as error:  # noqa: BLE001 - what foreign bytes raise is not ours to foresee
             self.undecodable += 1
             self._dead_letter(record, None, error)
             return out
@@ -134,12 +135,12 @@ class Engine:
 
     def remember(self, record: Record) -> None:
         """Note a record before the point of restoring: it counts for duplicates, and for nothing else."""
-        if self._window is None:
+        if self._window is None or Skip("", record.offset) in self.skips:
             return
         try:
             decoded = self.codec.decode_record(record)
-        except DecodeError:
-            return  # it is a dead letter already, and has no id
+        except Exception:  # noqa: BLE001 - as in `process`; it is a dead letter already, and has no id
+            return
         if decoded.envelope.replay_of is None:
             self._window.seen(decoded.envelope, record.offset)
 
@@ -169,11 +170,11 @@ class Engine:
                 state = slot.states.get(key)
                 if state is None:
                     state = slot.states[key] = fold.initial(key)
-                slot.dirty.add(key)
+                slot.dirty[key] = None
             results = fold.on_wake(state, at) if event is None else fold.on_event(state, event, at)
             for result in results:
                 if isinstance(result, Wake):
-                    self._set_wake(slot, key, result.at, cause.project if cause.clock == "replay" else LIVE)
+                    self._ask(fold, key, result, cause)
                 else:
                     sends.append(self._produced(fold, result, at, cause, cause_id, len(sends)))
         except Exception as error:
@@ -182,6 +183,11 @@ class Engine:
         slot.stats.outputs += len(sends)
         slot.stats.nanoseconds += time.perf_counter_ns() - started
         return sends
+
+    def _ask(self, fold: Fold[Any], key: str, wake: Wake, cause: Envelope) -> None:
+        assert fold.state is not None, f"{fold.name} keeps no state, so it cannot ask to be woken"
+        clock = cause.project if cause.clock == "replay" else LIVE
+        self.wakes.ask(fold.name, key, wake.at, clock, self.clocks.get(clock, 0.0))
 
     def _produced(
         self,
@@ -210,46 +216,23 @@ class Engine:
             traceparent=cause.traceparent,
             clock=cause.clock,
         )
-        return Send(
-            topic.name, f"{cause.project}/{key}".encode(), self.codec.encode(event), to_headers(envelope)
-        )
+        headers = to_headers(envelope)
+        send = Send(topic.name, f"{cause.project}/{key}".encode(), self.codec.encode(event), headers)
+        size = len(send.key) + sum(len(name) + len(value) for name, value in headers)
+        if size > MAX_METADATA_BYTES:  # the broker would refuse the whole transaction, again and again
+            raise RecordTooLarge(
+                f"{envelope.type}: key and headers take {size:,} bytes, the limit is {MAX_METADATA_BYTES:,}",
+                hint="shorten the key, the correlation id, or the causing event's id",
+            )
+        return send
 
     def _dead_letter(self, record: Record, slot: Slot | None, cause: Exception) -> None:
-        letter = e.DeadLetter(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            fold=slot.fold.name if slot else None,
-            error_type=type(cause).__name__,
-            error_message=str(cause)[:4096],
-            key=record.key,
-            value=record.value,
-            headers={k: v or b"" for k, v in record.headers},
-        )
-        self._post(letter, Skip(letter.fold or "", record.offset), _project_of(record), record.timestamp)
+        letter = letters.of_record(record, slot.fold.name if slot else None, cause)
+        skip = Skip(letter.fold or "", record.offset)
+        self._post(letter, skip, letters.project_of(record), record.timestamp)
 
     def _post(self, letter: e.DeadLetter, skip: Skip, project: str, at: float) -> None:
-        if letter.fold is not None:
-            self._by_name[letter.fold].stats.dead_letters += 1
-        envelope = Envelope(
-            id=derived_id(letter.topic, letter.partition, repr(skip)),
-            source=f"headwater/{self.group}",
-            type="DeadLetter",
-            time=at,
-            project=project,
-            subject=letter.topic,
-        )
-        value = self.codec.encode(letter, limited=False)
-        key = f"{project}/{letter.topic}".encode()
-        self.letters.append((skip, Send(topics.DEAD_LETTERS.name, key, value, to_headers(envelope))))
-
-    # --- time --------------------------------------------------------------------------------
-
-    def _set_wake(self, slot: Slot, key: str, at: float, clock: str) -> None:
-        # Never in the past: a wake that a snapshot holds must not be due before that snapshot.
-        at = max(at, self.clocks.get(clock, 0.0) + _SOON)
-        slot.wakes[key] = (at, clock)
-        heapq.heappush(self._heaps.setdefault(clock, []), (at, slot.fold.name, key))
+        self.letters.append((skip, letters.send(letter, repr(skip), project, at, self.group, self.codec)))
 
     def _advance(self, envelope: Envelope, at: float) -> list[Send]:
         """A replayed project's clock moves with its data."""
@@ -265,30 +248,19 @@ class Engine:
 
     def next_wake(self) -> float | None:
         """When a live project's fold wants to be woken next."""
-        heap = self._heaps.get(LIVE)
-        while heap and not self._is_open(heap[0], LIVE):
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
-
-    def _is_open(self, entry: tuple[float, str, str], clock: str) -> bool:
-        at, fold, key = entry
-        return self._by_name[fold].wakes.get(key) == (at, clock)
+        return self.wakes.next(LIVE)
 
     def _wake_due(self, clock: str, at: float) -> list[Send]:
-        heap = self._heaps.get(clock)
         out: list[Send] = []
-        while heap and heap[0][0] <= at:
-            entry = heapq.heappop(heap)
-            if self._is_open(entry, clock):
-                out += self._wake(*entry, clock, at)
+        for wanted, fold, key in self.wakes.due(clock, at):
+            out += self._wake(wanted, fold, key, clock, at)
         return out
 
     def _wake(self, wanted: float, fold: str, key: str, clock: str, at: float) -> list[Send]:
         slot = self._by_name[fold]
-        del slot.wakes[key]
         project = key.partition("/")[0]
         skip = Skip(fold, -1, key, wanted)  # a key's wakes strictly ascend: no position is needed
-        slot.dirty.add(key)
+        slot.dirty[key] = None
         if skip in self.skips:
             cause = self.skips[skip]
             if cause is not None:
@@ -306,18 +278,10 @@ class Engine:
         return self._call(slot, key, None, at, envelope, cause_id, skip)
 
     def _wake_letter(self, slot: Slot, skip: Skip, at: float, project: str, cause: Exception) -> None:
-        letter = e.DeadLetter(
-            topic=topics.ticks(self.topic.name),
-            partition=self.partition,
-            offset=self.position,
-            fold=slot.fold.name,
-            error_type=type(cause).__name__,
-            error_message=str(cause)[:4096],
-            key=skip.key.encode(),
+        letter = letters.of_wake(
+            topics.ticks(self.topic.name), self.partition, self.position, slot.fold.name, skip.key, cause
         )
         self._post(letter, skip, project, at)
-
-    # --- restoring ---------------------------------------------------------------------------
 
     def adopt(
         self, slot: Slot, key: str, state: msgspec.Struct, position: int, wake: float | None, clock: str
@@ -326,20 +290,11 @@ class Engine:
         slot.states[key] = state
         slot.covered[key] = position
         if wake is not None:
-            slot.wakes[key] = (wake, clock)
-            heapq.heappush(self._heaps.setdefault(clock, []), (wake, slot.fold.name, key))
+            self.wakes.put(slot.fold.name, key, wake, clock)
 
     def restored(self) -> None:
-        """Restoring is over: snapshots' positions lie behind."""
+        """Restoring is over: snapshots' positions lie behind, and what is counted begins now."""
+        self.clamped = self.duplicates = self.undecodable = 0
         for slot in self.slots:
             slot.covered = {}
             slot.floor = 0
-
-
-def _project_of(record: Record) -> str:
-    """The project of a record that may not be readable."""
-    raw = dict(record.headers).get("ce_project")
-    try:
-        return (raw or b"").decode() or DEFAULT_PROJECT
-    except UnicodeDecodeError:
-        return DEFAULT_PROJECT

@@ -10,14 +10,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from processors.fold import Fold
 from schemas import topics
 from schemas.codec import Codec, Decoded, Record
 from schemas.envelope import Clock, Envelope, to_headers
+from schemas.errors import HeadwaterError
 from schemas.events import Event
-from streams.log import Fenced
+from streams.log import Fenced, LogUnavailable
 from streams.memory_log import MemoryLog
 from streams.task import PartitionTask
 
@@ -30,9 +32,13 @@ class Crash(BaseException):
 
 @dataclass
 class Chaos:
-    """Probabilities of what goes wrong, an action or a step; all zero is an undisturbed run."""
+    """Probabilities of what goes wrong, an action or a step; all zero is an undisturbed run.
+
+    `crash` ends a worker, `fault` fails a call of the log, after which the worker goes on.
+    """
 
     crash: float = 0.0
+    fault: float = 0.0
     rebalance: float = 0.0
     zombie: float = 0.0
     idle: float = 0.1
@@ -42,13 +48,15 @@ class Chaos:
 @dataclass
 class _Worker:
     tasks: dict[tuple[str, int], PartitionTask] = field(default_factory=dict)
+    kept: dict[tuple[str, int], PartitionTask] = field(default_factory=dict)
+    """Tasks whose partition went elsewhere, and may come back."""
 
 
 class Simulation:
     """Produce events, run the folds to the end of the log, look at what came out.
 
-    `folds` makes the folds under test; `partitions` is the count of every topic. `crashes`,
-    `fenced` and `steps` count what happened, by step's name.
+    `folds` makes the folds under test; `partitions` is the count of every topic. `crashes`, `faults`,
+    `fenced` and `steps` count what happened, the first two and the last by step's name.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class Simulation:
         self.chaos = chaos or Chaos()
         self.codec = Codec()
         self.crashes: dict[str, int] = {}
+        self.faults: dict[str, int] = {}
         self.steps: dict[str, int] = {}
         self.fenced = 0
         self._random = random.Random(seed)  # noqa: S311 - a seed is what it is for
@@ -122,15 +131,19 @@ class Simulation:
             await self._act(self._random.choice(lagging))
         else:
             raise AssertionError(f"still lagging after {_STEP_LIMIT} actions")
-        self._armed = False
         for tp in self._parts:
-            await self._guarded(self._owner_of(tp), lambda tp=tp: self._settle(tp))
-        self._armed = True
+            for _ in range(_STEP_LIMIT):
+                if await self._guarded(self._owner_of(tp), partial(self._settle, tp)):
+                    break
 
     async def _settle(self, tp: tuple[str, int]) -> None:
-        """Bring every task to the end of its partition, and give it the time that it waits for."""
+        """At its partition's end, a task is given the time that it waits for."""
         task = await self._task(tp)
-        await task.idle()
+        while True:
+            await task.idle()
+            wake = task.engine.next_wake() if task.engine else None
+            if wake is None or wake > self.log.now:
+                return
 
     def _lag(self, tp: tuple[str, int]) -> bool:
         position = self.log.positions.get(tp, 0)
@@ -149,7 +162,8 @@ class Simulation:
         else:
             await self._guarded(owner, lambda: self._feed(tp))
 
-    async def _guarded(self, worker: int | None, action: Callable[[], Any]) -> None:
+    async def _guarded(self, worker: int | None, action: Callable[[], Any]) -> bool:
+        """Whether the action came to its end."""
         try:
             await action()
         except Crash:
@@ -159,6 +173,11 @@ class Simulation:
                     del self._owner[tp]
         except Fenced:
             self.fenced += 1
+        except LogUnavailable:
+            pass  # counted where it was raised; the task starts over when it is next needed
+        else:
+            return True
+        return False
 
     def _owner_of(self, tp: tuple[str, int]) -> int:
         if tp not in self._owner:
@@ -166,18 +185,26 @@ class Simulation:
         return self._owner[tp]
 
     def _rebalance(self, tp: tuple[str, int]) -> None:
-        old = self._workers[self._owner_of(tp)].tasks.pop(tp, None)
-        if old is not None:
+        worker = self._workers[self._owner_of(tp)]
+        old = worker.tasks.pop(tp, None)
+        if old is not None and self._random.random() < 0.5:
+            worker.kept[tp] = old
+        elif old is not None:
             self._zombies = [*self._zombies[-3:], old]
         self._owner[tp] = self._random.randrange(len(self._workers))
 
     async def _task(self, tp: tuple[str, int]) -> PartitionTask:
-        tasks = self._workers[self._owner_of(tp)].tasks
-        if tp not in tasks:
-            tasks[tp] = self._make(tp)
-        if tasks[tp].engine is None:
-            await tasks[tp].assign()
-        return tasks[tp]
+        worker = self._workers[self._owner_of(tp)]
+        task = worker.tasks.get(tp)
+        if task is None or task.engine is None:
+            task = task or worker.kept.pop(tp, None) or self._make(tp)
+            worker.tasks[tp] = task
+            try:
+                await task.assign()
+            except HeadwaterError:
+                await task.discard()
+                raise
+        return task
 
     def _make(self, tp: tuple[str, int]) -> PartitionTask:
         topic, partition = tp
@@ -222,6 +249,9 @@ class Simulation:
         if self._armed and self._random.random() < self.chaos.crash:
             self.crashes[name] = self.crashes.get(name, 0) + 1
             raise Crash
+        if self._armed and self.chaos.fault and self._random.random() < self.chaos.fault:
+            self.faults[name] = self.faults.get(name, 0) + 1
+            raise LogUnavailable(f"a fault at {name}")
 
     # --- what came out -----------------------------------------------------------------------
 

@@ -1,13 +1,14 @@
 """State of one key to bytes and back: MessagePack, river models inside as pickles, all under an HMAC.
 
 Unpickling runs code, so nothing is unpickled that was not signed by the holder of the key for
-this very namespace, topic, partition, fold, version and key.
+this very namespace, topic, partition, changelog key, fold, version and offset.
 """
 
 from __future__ import annotations
 
 import hmac
 import pickle
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -57,7 +58,18 @@ class Skip(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 def _encode_hook(value: Any) -> Any:
+    if getattr(value, "ndim", None) == 0:
+        return value.item()  # numpy's numbers, river's results, land in fields typed float, int and bool
+    return _pickled(value)
+
+
+def _pickled(value: Any) -> msgspec.msgpack.Ext:
     return msgspec.msgpack.Ext(_PICKLE, pickle.dumps(value, protocol=5))
+
+
+@cache
+def _fields_of_any(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(kind) if field.type is Any)
 
 
 _state_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_hook)
@@ -74,15 +86,15 @@ class Sealer:
             t: msgspec.msgpack.Decoder(t) for t in (Snapshot, Marker, Skip)
         }
 
-    def seal(self, content: Snapshot | Marker | Skip) -> bytes:
-        """HMAC-SHA256, then the content."""
+    def seal(self, name: bytes, content: Snapshot | Marker | Skip) -> bytes:
+        """HMAC-SHA256, then the content; `name` is the record key that it will stand under."""
         body = _encode(content)
-        return hmac.digest(self._secret, self._context + body, "sha256") + body
+        return self._mac(name, body) + body
 
-    def open(self, kind: type[Any], value: bytes) -> Any:
-        """The content, of type `kind`. Raises SnapshotRefused."""
+    def open(self, kind: type[Any], name: bytes, value: bytes) -> Any:
+        """The content, of type `kind`, found under the record key `name`. Raises SnapshotRefused."""
         mac, body = value[:_MAC_BYTES], value[_MAC_BYTES:]
-        if not hmac.compare_digest(mac, hmac.digest(self._secret, self._context + body, "sha256")):
+        if not hmac.compare_digest(mac, self._mac(name, body)):
             raise SnapshotRefused("a snapshot's signature is wrong", hint="the log is folded anew")
         try:
             return self._decoders[kind].decode(body)
@@ -91,10 +103,20 @@ class Sealer:
                 f"a snapshot is not readable: {error}", hint="the log is folded anew"
             ) from error
 
+    def _mac(self, name: bytes, body: bytes) -> bytes:
+        # The length keeps (name, body) from being cut at another place.
+        message = b"".join((self._context, len(name).to_bytes(4), name, body))
+        return hmac.digest(self._secret, message, "sha256")
+
 
 def dump_state(state: msgspec.Struct) -> bytes:
-    """The state as MessagePack."""
-    return _state_encoder.encode(state)
+    """The state as MessagePack. Raises what msgspec and pickle raise on what they cannot write.
+
+    A field typed `Any` is pickled whole: as MessagePack a tuple would come back as a list, a
+    defaultdict as a dict.
+    """
+    pickled = {name: _pickled(getattr(state, name)) for name in _fields_of_any(type(state))}
+    return _state_encoder.encode(msgspec.structs.replace(state, **pickled) if pickled else state)
 
 
 def load_state(kind: type[msgspec.Struct], snapshot: Snapshot) -> msgspec.Struct:
@@ -110,5 +132,7 @@ def load_state(kind: type[msgspec.Struct], snapshot: Snapshot) -> msgspec.Struct
 
     try:
         return msgspec.msgpack.decode(snapshot.state, type=kind, ext_hook=unpickle)
-    except (msgspec.MsgspecError, pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
-        raise SnapshotRefused(f"a state is not readable: {error}", hint="the log is folded anew") from error
+    except SnapshotRefused:
+        raise
+    except Exception as error:  # a class that changed fails to unpickle in ways of its own
+        raise SnapshotRefused(f"a state is not readable: {error!r}", hint="the log is folded anew") from error

@@ -22,11 +22,12 @@ from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, derived_id, to_headers
 from schemas.errors import OffsetOutOfRange
-from streams.engine import LIVE, Engine, FoldStats, Poison, Slot
+from streams.engine import Engine, FoldStats, Poison, Slot
 from streams.log import Log, Send, Step, Transactions
 from streams.restore import Restore
 from streams.rounds import INTERVAL_S, Rounds
 from streams.snapshots import Sealer, Skip
+from streams.wakes import LIVE
 
 log = structlog.get_logger()
 
@@ -85,25 +86,32 @@ class PartitionTask:
     async def assign(self) -> None:
         """Take over: fence, read the position, restore. State that still stands there is kept.
 
-        Raises OffsetOutOfRange where the committed position is no longer in the log.
+        Raises OffsetOutOfRange where the committed position is not in the log, or got lost.
         """
         name, partition = self.topic.name, self.partition
         self._step("assign.begin")
-        if self.engine is None or self._transactions is None:
-            await self.discard()
-            self._transactions = await self._log.fence(name, partition, self._step)
+        if await self._stands():
+            self._step("assign.ready")
+            return
+        await self.discard()
+        self._transactions = await self._log.fence(name, partition, self._step)
         self._step("assign.fenced")
         committed = await self._log.committed(name, partition)
-        first, _ = await self._log.bounds(name, partition)
-        if committed is not None and committed < first:
+        first, end = await self._log.bounds(name, partition)
+        if committed is not None and not first <= committed <= end:
             raise OffsetOutOfRange(
-                f"{name}/{partition}: folded up to {committed}, but the log starts at {first}",
-                hint="retention removed records that no fold has seen: reset the group's position on purpose",
+                f"{name}/{partition}: folded up to {committed}, but the log has {first} to {end}",
+                hint="records that no fold has seen were removed, or the topic was made anew: "
+                "reset the group's position on purpose",
             )
-        position = first if committed is None else committed
-        if self.engine is None or self.engine.position != position:
-            await self._rebuild(first, position)
+        await self._rebuild(first, committed)
         self._step("assign.ready")
+
+    async def _stands(self) -> bool:
+        """Whether state is where the group is. A successor that moved nothing shows at the next commit."""
+        if self.engine is None or self._transactions is None:
+            return False
+        return await self._log.committed(self.topic.name, self.partition) == self.engine.position
 
     async def discard(self) -> None:
         """Throw state and right to write away; the next `assign` starts from the log."""
@@ -112,27 +120,40 @@ class PartitionTask:
         if transactions is not None:
             await transactions.close()
 
-    async def _rebuild(self, first: int, position: int) -> None:
+    async def _rebuild(self, first: int, committed: int | None) -> None:
         started = time.monotonic()
+        position = first if committed is None else committed
         while True:
             engine = Engine(self.topic, self.partition, self._folds(), self._codec, self._group)
             restore = Restore(engine, self._log, self._sealer, self._step)
             engine.skips.update(self._pending)
             try:
-                if any(slot.fold.state is not None for slot in engine.slots):
-                    await restore.run(first, position)
+                await restore.run(first, position)
                 break
             except Poison as poison:
                 # The fold took this once and raises now: it changed without a new version, or its
                 # skip was signed with another key. From here on it is skipped and reported.
                 self._note(poison)
+        if committed is None and restore.saved > first:
+            raise OffsetOutOfRange(
+                f"{self.topic.name}/{self.partition}: folded up to {restore.saved} at least, but the group's "
+                "position is gone",
+                hint="Kafka forgets those of idle groups (offsets.retention.minutes): set it on purpose",
+            )
         engine.position = position
         engine.restored()
         for slot in engine.slots:  # what the restore folded was counted when it was new
             slot.stats = self.stats.setdefault(slot.fold.name, FoldStats())
         engine.letters = [(skip, send) for skip, send in engine.letters if skip in self._pending]
         self.engine = engine
-        self._rounds = Rounds(engine, self._sealer, restore.tick_offset, self._interval_s, self._monotonic)
+        self._rounds = Rounds(
+            engine,
+            self._sealer,
+            restore.tick_offset,
+            saved=restore.saved,
+            interval_s=self._interval_s,
+            clock=self._monotonic,
+        )
         self.restore_s = time.monotonic() - started
         self.restored_events = restore.events
 
@@ -176,7 +197,11 @@ class PartitionTask:
         now = self._now()
         if wake is not None and wake <= now:
             await self._tick(now)
-        elif behind or self._rounds.open or self._rounds.due():
+        elif (
+            behind
+            or self.engine.letters
+            or (self.engine.stateful and (self._rounds.open or self._rounds.due()))
+        ):
             try:
                 await self._commit([])
             except BaseException:
@@ -218,12 +243,11 @@ class PartitionTask:
         """One transaction: outputs, dead letters with their skips, a part of a snapshot, the position."""
         engine, rounds = self.engine, self._rounds
         assert engine is not None and rounds is not None and self._transactions is not None  # noqa: PT018
-        stateful = any(slot.fold.state is not None for slot in engine.slots)
         for skip, letter in engine.letters:
             sends.append(letter)
-            if stateful:
+            if engine.stateful:
                 sends.append(rounds.skip(skip))
-        if stateful:
+        if engine.stateful:
             if rounds.due():
                 await self._begin_round(rounds)
             sends += rounds.take()
@@ -232,6 +256,8 @@ class PartitionTask:
         for skip, _ in engine.letters:
             engine.skips[skip] = None
             self._pending.pop(skip, None)
+            if skip.fold:
+                self.stats[skip.fold].dead_letters += 1
         engine.letters.clear()
         self._step("batch.committed")
 
