@@ -1,0 +1,37 @@
+"""Whose question it is, and which project he may ask about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.envelope import DEFAULT_PROJECT
+from schemas.errors import HeadwaterError
+
+ALL_PROJECTS = "*"
+READ = "read"
+
+
+class Forbidden(HeadwaterError):
+    """The caller's key does not give this right."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the project of the key (`*`: the administrator's, all projects) and what it may do."""
+
+    project: str
+    scopes: frozenset[str]
+
+
+def project_for(caller: Caller, wanted: str | None) -> str:
+    """The project that a question is about. Raises Forbidden for another's, or without the right to read."""
+    if READ not in caller.scopes:
+        raise Forbidden("this key may not read", hint=f"use a key with the scope {READ}")
+    if caller.project == ALL_PROJECTS:
+        return wanted or DEFAULT_PROJECT
+    if wanted is not None and wanted != caller.project:
+        raise Forbidden(
+            f"this key belongs to project {caller.project!r}, not to {wanted!r}",
+            hint="leave `project` out, or use that project's key",
+        )
+    return caller.project

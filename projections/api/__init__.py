@@ -1,0 +1,29 @@
+"""The query API: views over HTTP. The application gives who asks, the store and how to wait for freshness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter
+
+from projections.api import agents, components, events, findings, runs
+from projections.api.door import Door, WaitFor
+from projections.store import Store
+
+VIEWS = ("events", "components", "agents", "runs", "anomalies", "dead_letters")
+
+
+def create_router(store: Store, caller: Callable[..., Any], wait_for: WaitFor) -> APIRouter:
+    """Routes under /v1. `caller` is a FastAPI dependency that gives a `projections.access.Caller` or raises.
+
+    The application also calls `projections.problem.install`, which answers all errors raised here.
+    """
+    door = Door(store, caller, wait_for)
+    router = APIRouter()
+    for part in (events, components, agents, runs, findings):
+        router.include_router(part.routes(door))
+    return router
+
+
+__all__ = ["VIEWS", "WaitFor", "create_router"]

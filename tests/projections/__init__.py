@@ -1,0 +1,1 @@
+"""Tests of the views and the query API; SQLite is real, Kafka is not needed."""
