@@ -1,0 +1,72 @@
+"""The HTTP application: every door on one port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from projections import problem
+from projections.api import create_router
+from projections.catalog import views
+from projections.store import Store
+from schemas import registry as schema_registry
+from schemas.errors import ConfigurationError
+from streams.gateway import health, produce, registry
+from streams.gateway.auth import Guard
+from streams.gateway.body import NotJson, UnsupportedMediaType
+from streams.gateway.correlation import Correlation
+from streams.keys import Keyring, admin_key
+from streams.positions import Freshness
+from streams.positions_kafka import KafkaOffsets
+from streams.producer import Producer
+from streams.settings import Settings
+
+DEADLINE_S = 5.0
+"""How long a request may wait for Kafka's acknowledgement before it is answered with 503."""
+_ABOUT = """\
+Events in, answers out. Every call under `/v1` carries an API key: `Authorization: Bearer <key>`.
+Errors are `application/problem+json` (RFC 9457). Lists come in pages: follow `next`.
+An answer says in `position` what it reflects; send a token as `at_least` to see no older one."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway of one instance. Connects to Kafka and the views' database when first needed.
+
+    Raises ConfigurationError where the API key cannot be made or read.
+    """
+    admin_key(settings)
+    guard = Guard(Keyring(settings))
+    producer = Producer(settings, source="http", deadline_s=DEADLINE_S)
+    known = views()
+    store = Store(settings.database_url, known)
+    offsets = KafkaOffsets(settings, [topic for view in known for topic in view.topics])
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await producer.stop()
+            await offsets.close()
+            store.close()
+
+    app = FastAPI(title="Headwater", version=version("headwater"), description=_ABOUT, lifespan=lifespan)
+    app.add_middleware(Correlation)
+    problem.install(
+        app,
+        {
+            NotJson: 400,
+            produce.BadBody: 400,
+            UnsupportedMediaType: 415,
+            # A topic is missing, or Kafka gives no right: nobody who calls can mend it, someone will.
+            ConfigurationError: 503,
+        },
+    )
+    app.include_router(produce.routes(producer, guard))
+    app.include_router(create_router(store, guard.caller, Freshness(store, offsets)))
+    app.include_router(registry.routes(schema_registry.load(), guard))
+    app.include_router(health.routes(settings, guard))
+    return app

@@ -1,0 +1,141 @@
+"""An event on its way out: checked, with its envelope, and as the record that will be written."""
+
+from __future__ import annotations
+
+import math
+import re
+from time import time as _now
+from typing import NamedTuple, TypedDict
+
+from schemas.codec import Codec
+from schemas.envelope import Clock, Envelope, new_id, to_headers
+from schemas.errors import HeadwaterError, InvalidEvent, RecordTooLarge
+from schemas.events import Event
+from schemas.topics import RAW, Topic, key_of, topic_of
+
+MAX_METADATA_BYTES = 16 * 1024
+"""Key and headers of one record, together."""
+PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TIME_RANGE = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999
+_RECORD_OVERHEAD_BYTES = 512
+_RAW: dict[type[Event], str] = {event: topic.name for topic in RAW for event in topic.events}
+
+
+class Position(NamedTuple):
+    """Where a record stands in the log; `topic` without namespace."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Outgoing(NamedTuple):
+    """An event with its envelope and key, ready to be sent. `key` is without the project."""
+
+    event: Event
+    envelope: Envelope
+    key: str
+
+
+class Options(TypedDict, total=False):
+    """What may be said of an event beside its data; everything has a default.
+
+    `time` is event time in seconds since 1970 UTC, now by default; `key` and `subject` are the
+    event's own key by default; `id` is a new UUIDv7; `source` is the producer's.
+    """
+
+    project: str
+    key: str | None
+    id: str | None
+    time: float | None
+    correlation_id: str | None
+    causation_id: str | None
+    traceparent: str | None
+    clock: Clock
+    subject: str | None
+    source: str | None
+
+
+class Prepared(NamedTuple):
+    """An event as the record that will be written. `cost` is what it takes of the budget, in bytes."""
+
+    id: str
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    cost: int
+
+
+def address(event: Event, source: str, options: Options) -> Outgoing:
+    """The event with its envelope. Raises InvalidEvent."""
+    project = options.get("project", "default")
+    time, traceparent = options.get("time"), options.get("traceparent")
+    key, subject, own_key = options.get("key"), options.get("subject"), key_of(event)
+    _check(project, time, traceparent)
+    envelope = Envelope(
+        id=options.get("id") or new_id(),
+        source=options.get("source") or source,
+        type=type(event).__name__,
+        time=_now() if time is None else time,
+        project=project,
+        subject=own_key if subject is None else subject,
+        correlation_id=options.get("correlation_id"),
+        causation_id=options.get("causation_id"),
+        traceparent=traceparent,
+        clock=options.get("clock", "live"),
+    )
+    return Outgoing(event, envelope, own_key if key is None else key)
+
+
+def raw_topic_of(event_type: type[Event]) -> Topic:
+    """The topic that producers may write this type to; raises InvalidEvent where folds alone may."""
+    topic = topic_of(event_type)
+    if topic.kind != "raw":
+        raise InvalidEvent(
+            f"{event_type.__name__} is written by folds alone: topic {topic.name} is {topic.kind}",
+            hint="emit an event of a raw topic (`headwater topics list`)",
+        )
+    return topic
+
+
+def prepare(item: Outgoing, codec: Codec) -> Prepared:
+    """The record of an event. Raises InvalidEvent or RecordTooLarge."""
+    event, envelope, key = item
+    topic = _RAW.get(type(event)) or raw_topic_of(type(event)).name
+    try:
+        key_bytes = f"{envelope.project}/{key}".encode()
+        headers = to_headers(envelope)
+        value = codec.encode(event)
+    except HeadwaterError:
+        raise
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise InvalidEvent(
+            f"{type(event).__name__} cannot be written: {error}",
+            hint="make events by their constructor, which checks them",
+        ) from error
+    metadata = len(key_bytes)
+    for name, text in headers:
+        metadata += len(name) + len(text)
+    if metadata > MAX_METADATA_BYTES:
+        raise RecordTooLarge(
+            f"key and headers of {type(event).__name__} take {metadata:,} bytes, "
+            f"the limit is {MAX_METADATA_BYTES:,}",
+            hint="shorten key, ids and subject",
+        )
+    cost = metadata + len(value) + _RECORD_OVERHEAD_BYTES
+    return Prepared(envelope.id, topic, key_bytes, value, headers, cost)
+
+
+def _check(project: str, time: float | None, traceparent: str | None) -> None:
+    if not PROJECT.fullmatch(project):
+        raise InvalidEvent(
+            f"project {project!r} is not a name", hint="1 to 128 of letters, digits, '.', '_' and '-'"
+        )
+    if time is not None and not (math.isfinite(time) and _TIME_RANGE[0] <= time <= _TIME_RANGE[1]):
+        raise InvalidEvent(f"time {time!r} is not a time", hint="seconds since 1970-01-01 UTC")
+    if traceparent is not None and not TRACEPARENT.fullmatch(traceparent):
+        raise InvalidEvent(
+            f"traceparent {traceparent!r} is not valid", hint="W3C: 00-<32 hex>-<16 hex>-<2 hex>"
+        )
