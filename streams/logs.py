@@ -24,7 +24,9 @@ HIDDEN = "***"
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_-])(password|passwd|secret|authorization|cookie|(api|admin|snapshot)[_-]?key|(access|auth)[_-]?token)s?$"
 )
-_SECRET_TEXT = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_SECRET_TEXT = re.compile(
+    r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|\bhw_[0-9a-f]{12}_[\w-]{43}"
+)
 # These log every heartbeat, rebalance and retry at INFO; what matters of it our own code says.
 _LOUD = ("aiokafka", "kafka", "httpx", "httpx2", "httpcore", "asyncio", "uvicorn.access", "urllib3", "jgo")
 
@@ -52,10 +54,11 @@ class _Redact:
         return value
 
 
-def configure(settings: Settings, process: str, stream: TextIO | None = None) -> None:
+def configure(settings: Settings, process: str, stream: TextIO | None = None, *, quiet: bool = False) -> None:
     """Set up structlog and the standard library's logging: both write alike, to `stream` or stderr.
 
-    `log_format` auto is console where that is a terminal, JSON elsewhere.
+    `log_format` auto is console where that is a terminal, JSON elsewhere. `quiet` leaves out what is
+    below WARNING, unless DEBUG is asked for: for commands whose answer is what a person wants to see.
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
@@ -100,7 +103,7 @@ def configure(settings: Settings, process: str, stream: TextIO | None = None) ->
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(settings.log_level)
+    root.setLevel("WARNING" if quiet and settings.log_level == "INFO" else settings.log_level)
     for name in _LOUD:
         logging.getLogger(name).setLevel("DEBUG" if settings.log_level == "DEBUG" else "WARNING")
     for name in ("uvicorn", "uvicorn.error"):

@@ -1,0 +1,153 @@
+"""`headwater topics`, `schemas` and `topology`: what is declared in code, and what Kafka has of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from streams.cli.guard import load_settings
+from streams.cli.tables import show
+
+topics = typer.Typer(no_args_is_help=True, help="Topics as declared: list them, create them.")
+schemas = typer.Typer(no_args_is_help=True, help="Schemas of the events: list, show, check.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+
+@topics.command("list")
+def list_topics(*, as_json: AsJson = False) -> None:
+    """List every declared topic, and whether Kafka has it."""
+    import asyncio  # noqa: PLC0415
+
+    from schemas.errors import BrokerUnavailable  # noqa: PLC0415
+    from schemas.topics import BY_NAME  # noqa: PLC0415
+    from streams.admin import admin_client, declared, existing  # noqa: PLC0415
+    from streams.overview import reachable  # noqa: PLC0415
+
+    settings = load_settings()
+    wanted = declared(settings)
+
+    async def partitions() -> dict[str, int]:
+        async with admin_client(settings) as client:
+            return await existing(client, settings, wanted)
+
+    there: dict[str, int] | None = None
+    if reachable(settings.bootstrap):
+        try:
+            there = asyncio.run(partitions())
+        except BrokerUnavailable:
+            there = None
+    rows = []
+    for spec in wanted:
+        topic = BY_NAME.get(spec.name)
+        rows.append(
+            {
+                "topic": settings.named(spec.name),
+                "kind": topic.kind if topic else "internal",
+                "partitions": spec.partitions,
+                "in_kafka": None if there is None else there.get(spec.name, 0),
+                "events": [e.__name__ for e in topic.events] if topic else [],
+                "about": topic.about if topic else "",
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    show(rows, title=f"Topics at {settings.bootstrap}" + ("" if there is not None else " (not reachable)"))
+
+
+@topics.command("create")
+def create_topics() -> None:
+    """Create what is missing; refuse where a topic has another partition count than declared."""
+    import asyncio  # noqa: PLC0415
+
+    from streams.admin import ensure_topics  # noqa: PLC0415
+
+    settings = load_settings()
+    created = asyncio.run(ensure_topics(settings))
+    typer.echo(f"created {len(created)}: {', '.join(created)}" if created else "all topics are there")
+
+
+@topics.command("prepare", hidden=True)
+def prepare_topics() -> None:
+    """For `headwater up`: create the topics of an embedded broker; of your own cluster, only look."""
+    import asyncio  # noqa: PLC0415
+
+    from streams.prepare import prepare  # noqa: PLC0415
+    from streams.process import supervised, wait_for_go  # noqa: PLC0415
+
+    settings = load_settings()
+    if supervised():
+        wait_for_go()
+    for line in asyncio.run(prepare(settings)):
+        typer.echo(line)
+
+
+@schemas.command("list")
+def list_schemas(*, as_json: AsJson = False) -> None:
+    """List subjects, versions and ids."""
+    from schemas.registry import load  # noqa: PLC0415
+
+    rows = [
+        {"event": r.name, "subject": r.subject, "version": r.version, "id": r.id}
+        for r in sorted(load().by_id.values(), key=lambda r: (r.subject, r.version))
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    show(rows, title="Schemas")
+
+
+@schemas.command("show")
+def show_schema(
+    event: Annotated[str, typer.Argument(help="An event type, or a schema id.")],
+    version: Annotated[int | None, typer.Option(help="A version; the newest by default.")] = None,
+) -> None:
+    """Print one Avro schema."""
+    from schemas.errors import InvalidEvent  # noqa: PLC0415
+    from schemas.events import NAMESPACE  # noqa: PLC0415
+    from schemas.registry import load  # noqa: PLC0415
+
+    registry = load()
+    if event.isdigit():
+        found = [registry.by_id[int(event)]] if int(event) in registry.by_id else []
+    else:
+        found = registry.versions.get(f"{NAMESPACE}.{event.removeprefix(f'{NAMESPACE}.')}", [])
+    found = [r for r in found if version in (None, r.version)]
+    if not found:
+        wanted = f"{event} version {version}" if version else event
+        raise InvalidEvent(f"there is no schema {wanted}", hint="`headwater schemas list` names them")
+    typer.echo(json.dumps(found[-1].definition, indent=2))
+
+
+@schemas.command("check")
+def check_schemas() -> None:
+    """Check that the committed schemas equal the models and can read every earlier version."""
+    from schemas.registry import check, load  # noqa: PLC0415
+
+    check()
+    typer.echo(f"{len(load().versions)} schemas equal the models and read their earlier versions")
+
+
+def topology(*, as_json: AsJson = False) -> None:
+    """Print every fold: what it reads, keeps and writes."""
+    from processors.catalog import folds  # noqa: PLC0415
+    from schemas.topics import changelog, topic_of  # noqa: PLC0415
+
+    rows = [
+        {
+            "fold": f"{fold.name} v{fold.version}",
+            "reads": [t.name for t in fold.topics],
+            "events": [e.__name__ for e in fold.accepts],
+            "state": fold.state.__name__ if fold.state is not None else None,
+            "changelog": [changelog(t.name) for t in fold.topics] if fold.state is not None else [],
+            "writes": sorted({f"{topic_of(e).name}: {e.__name__}" for e in fold.emits}),
+        }
+        for fold in folds()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    show(rows, title="Folds")

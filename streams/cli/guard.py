@@ -1,0 +1,70 @@
+"""What every command shares: the settings, and errors as one or two lines instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from schemas.errors import ConfigurationError, HeadwaterError
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+
+class Guarded(TyperGroup):
+    """Shows a HeadwaterError as `error: …` and a hint on stderr, and ends with code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except HeadwaterError as error:
+            if os.environ.get("HEADWATER_LOG_LEVEL", "").upper() == "DEBUG":
+                raise
+            complain(error)
+            raise typer.Exit(1) from None
+
+
+def complain(error: HeadwaterError) -> None:
+    """Print an error and what to do about it on stderr."""
+    red, end = ("\x1b[1;31m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    typer.echo(f"{red}error:{end} {error.message}", err=True)
+    if error.hint:
+        typer.echo(f"  {error.hint}", err=True)
+
+
+def load_settings() -> Settings:
+    """The settings, with logs going to stderr; raises ConfigurationError naming each one that is wrong."""
+    from tomllib import TOMLDecodeError  # noqa: PLC0415
+
+    from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic_settings import SettingsError  # noqa: PLC0415
+
+    from streams.logs import configure  # noqa: PLC0415
+    from streams.settings import Settings  # noqa: PLC0415
+
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        found = "; ".join(
+            f"HEADWATER_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}{_shown(e['loc'], e['input'])}"
+            for e in error.errors(include_url=False)
+        )
+        raise ConfigurationError(
+            f"settings: {found}", hint="set it right in the environment or in headwater.toml"
+        ) from error
+    except (SettingsError, TOMLDecodeError) as error:
+        raise ConfigurationError(
+            f"settings cannot be read: {error}", hint="mend headwater.toml or the environment"
+        ) from error
+    configure(settings, "cli", quiet=True)
+    return settings
+
+
+def _shown(field: tuple[int | str, ...], value: object) -> str:
+    secret = any(word in str(part) for part in field for word in ("key", "password"))
+    return "" if secret else f" (is {value!r})"

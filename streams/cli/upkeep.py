@@ -1,0 +1,156 @@
+"""`headwater views`, `keys` and `dead-letters`: what an operator does now and then."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from streams.cli import processes
+from streams.cli.guard import load_settings
+from streams.cli.tables import show
+
+views = typer.Typer(invoke_without_command=True)
+keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+dead_letters = typer.Typer(no_args_is_help=True, help="Records that no fold could take: list, replay.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+
+@views.callback()
+def run_views(context: typer.Context) -> None:
+    """Run the views in the foreground; or list them, or rebuild one."""
+    if context.invoked_subcommand is None:
+        processes.views()
+
+
+@views.command("list")
+def list_views(*, as_json: AsJson = False) -> None:
+    """List the views and how much of the log they reflect."""
+    from streams.views import list_views as found  # noqa: PLC0415
+
+    rows = [
+        {
+            "view": v.name,
+            "state": v.state,
+            "version": v.version,
+            "generation": v.generation,
+            "reads": list(v.topics),
+            "offsets": sum(v.offsets.values()),
+            "about": v.about,
+        }
+        for v in found(load_settings())
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    show(rows, title="Views")
+
+
+@views.command("rebuild")
+def rebuild_view(name: Annotated[str, typer.Argument(help="A view, or `all`.")]) -> None:
+    """Make a view anew from the log and put it in place of the live one."""
+    import asyncio  # noqa: PLC0415
+
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from projections.catalog import views as catalog  # noqa: PLC0415
+    from streams.views import rebuild  # noqa: PLC0415
+
+    settings = load_settings()
+    for each in [v.name for v in catalog()] if name == "all" else [name]:
+        with Progress(console=Console(stderr=True)) as bars:
+            task = bars.add_task(f"rebuild {each}", total=None)
+
+            def advance(read: int, total: int) -> None:
+                bars.update(task, completed=read, total=total)  # noqa: B023 - called within this turn
+
+            done = asyncio.run(rebuild(settings, each, progress=advance))
+        typer.echo(
+            f"{done.name}: {done.events:,} events in {done.seconds:.1f} s, {done.skipped:,} skipped, "
+            f"generation {done.generation}"
+        )
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What it is for; one of its own within the project.")],
+    *,
+    project: Annotated[str, typer.Option(help="The one project that it opens.")] = "default",
+    scopes: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help="produce, read or admin; repeatable. Default: the first two."),
+    ] = None,
+) -> None:
+    """Make an API key of one project and print it: it is shown this once."""
+    from streams.keys import PRODUCE, create  # noqa: PLC0415
+
+    typer.echo(create(load_settings(), project, scopes or (PRODUCE, "read"), name))
+
+
+@keys.command("list")
+def list_keys(*, as_json: AsJson = False) -> None:
+    """List the projects' keys; the keys themselves are not kept."""
+    from schemas.envelope import format_time  # noqa: PLC0415
+    from streams.keys import list_keys as found  # noqa: PLC0415
+
+    rows = [
+        {
+            "id": k.id,
+            "name": k.name,
+            "project": k.project,
+            "scopes": list(k.scopes) if as_json else ", ".join(k.scopes),
+            "created": format_time(k.created),
+        }
+        for k in found(load_settings())
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    show(rows, title="API keys", empty="no project has a key; `headwater keys create NAME` makes one")
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="See `headwater keys list`.")],
+) -> None:
+    """Take a key's rights from now on."""
+    from streams.keys import revoke  # noqa: PLC0415
+
+    gone = revoke(load_settings(), key_id)
+    typer.echo(f"revoked {gone.id} ({gone.name}, project {gone.project})")
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    *,
+    project: Annotated[str | None, typer.Option(help="Only this project.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every dead letter in the log: where the record was, which fold could not take it, and why."""
+    import asyncio  # noqa: PLC0415
+
+    from streams.cli.letters import collect  # noqa: PLC0415
+
+    rows = asyncio.run(collect(load_settings(), project))
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    show(rows, title="Dead letters", empty="no dead letters")
+
+
+@dead_letters.command("replay")
+def replay_dead_letter(
+    topic: Annotated[str, typer.Argument(help="Topic of the record that no fold could take.")],
+    partition: Annotated[int, typer.Argument(min=0)],
+    offset: Annotated[int, typer.Argument(min=0)],
+) -> None:
+    """Give a dead letter's record again to the fold that could not take it."""
+    import asyncio  # noqa: PLC0415
+
+    from streams.dead_letters import replay  # noqa: PLC0415
+
+    asyncio.run(replay(load_settings(), topic, partition, offset))
+    typer.echo(f"{topic}/{partition}@{offset} is given again")

@@ -1,0 +1,254 @@
+"""`headwater up` as a whole, on a real broker: start, restart of what dies, stop, and no orphan ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from streams.settings import Settings
+from streams.status import read
+from tests.conftest import free_base_port
+
+PROCESSES = {"broker", "folds", "views", "serve"}
+METRIC = json.dumps({"component": "tool:up", "name": "latency_ms", "value": 1.0})
+
+
+def until(condition: Callable[[], object], timeout_s: float) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "did not come about in time"
+        time.sleep(0.05)
+
+
+class Instance:
+    """One `headwater up --no-simulate --plain` in a folder of its own."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.settings = Settings(data=folder, port=port)
+        self.environment = os.environ | {"HEADWATER_DATA": str(folder), "HEADWATER_PORT": str(port)}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, timeout_s: float = 120.0) -> None:
+        """Start it and wait until everything runs."""
+        self.process = self.spawn()
+        until(self.is_ready, timeout_s)
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Start it; what it says goes to `up.err` in its folder."""
+        self.settings.data.mkdir(parents=True, exist_ok=True)
+        with (self.settings.data / "up.err").open("ab") as err:
+            return subprocess.Popen(
+                [sys.executable, "-m", "streams", "up", "--no-simulate", "--plain"],
+                env=self.environment,
+                stdout=err,
+                stderr=err,
+            )
+
+    def said(self) -> str:
+        """What it said."""
+        return (self.settings.data / "up.err").read_text()
+
+    def is_ready(self) -> bool:
+        """Whether it says that all runs."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.said()
+        up = read(self.settings.run_folder / "up.json")
+        return up is not None and up["pid"] == self.process.pid and up["state"] == "running"
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name."""
+        up = read(self.settings.run_folder / "up.json")
+        assert up is not None
+        return {name: pid for name, pid in up["facts"]["pids"].items() if pid}
+
+    def tree(self) -> list[psutil.Process]:
+        """The supervisor and everything below it."""
+        assert self.process is not None
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command in this instance."""
+        return subprocess.run(
+            [sys.executable, "-m", "streams", *arguments],
+            env=self.environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    def end(self) -> None:
+        """Stop it if it runs still."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Whether none of them runs."""
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """An instance that the tests below use in the order in which they stand; the last ones end it."""
+    one = Instance(tmp_path_factory.mktemp("up") / "data", free_base_port())
+    one.start()
+    yield one
+    one.end()
+
+
+def test_all_processes_run_and_status_tells(instance: Instance) -> None:
+    """`status --json` has every process with its pid, the addresses, and no restarts."""
+    run = instance.run("status", "--json")
+    assert run.returncode == 0, run.stderr
+    said = json.loads(run.stdout)
+    assert said["running"]
+    assert instance.process is not None
+    assert said["up_pid"] == instance.process.pid
+    assert PROCESSES <= said["processes"].keys()
+    for name in PROCESSES:
+        assert said["processes"][name]["state"] == "running"
+        assert said["processes"][name]["pid"] == instance.pids()[name]
+        assert said["processes"][name]["restarts"] == 0
+    assert said["kafka"] == {
+        "bootstrap": instance.settings.bootstrap, "embedded": True, "namespace": "", "reachable": True,
+    }  # fmt: skip
+    assert f"API {instance.settings.api_url}" in instance.said()
+
+
+def test_the_doctor_finds_a_running_instance_well(instance: Instance) -> None:
+    """Ports are ours, topics as declared, the key private."""
+    run = instance.run("doctor", "--json")
+    report = json.loads(run.stdout)
+    assert [f for f in report["findings"] if f["level"] == "fail"] == []
+    assert run.returncode == 0
+
+
+def test_an_event_goes_through_folds_and_is_counted(instance: Instance) -> None:
+    """What `produce` writes, intake turns into a signal; status counts it, and the supervisor saw the first."""
+    assert instance.run("produce", "MetricReported", "--data", METRIC).returncode == 0
+    shown = instance.run("tail", "signals", "--json", "--since", "1m", "--no-follow")
+
+    def signals() -> list[str]:
+        nonlocal shown
+        shown = instance.run("tail", "signals", "--json", "--since", "1m", "--no-follow")
+        return shown.stdout.splitlines()
+
+    until(signals, 20)
+    assert json.loads(shown.stdout.splitlines()[0])["data"]["component"] == "tool:up"
+    until(lambda: json.loads(instance.run("status", "--json").stdout)["counts"]["events"] >= 1, 10)
+    until(lambda: "first event processed" in instance.said(), 5)
+
+
+def test_memory_is_within_its_bound(instance: Instance) -> None:
+    """All processes together, idle, take less than 1.2 GB of proportional memory."""
+    assert sum(p.memory_full_info().pss for p in instance.tree()) < 1.2e9
+
+
+def test_processes_import_only_what_they_need(instance: Instance) -> None:
+    """The supervisor has no Kafka client and no models in it: its own memory stays small."""
+    assert instance.process is not None
+    assert psutil.Process(instance.process.pid).memory_full_info().pss < 80e6
+
+
+def test_a_second_start_names_the_first(instance: Instance) -> None:
+    """The same data folder is refused with the pid, the first goes on undisturbed."""
+    assert instance.process is not None
+    run = instance.run("up", "--no-simulate", "--plain")
+    assert run.returncode == 1
+    assert f"pid {instance.process.pid}" in run.stderr
+    assert "HEADWATER_DATA" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert instance.is_ready()
+
+
+def test_a_taken_port_is_named(instance: Instance, tmp_path: Path) -> None:
+    """Another folder on the same port is refused with port and setting, and leaves nothing running."""
+    other = Instance(tmp_path / "other", instance.settings.port)
+    run = other.run("up", "--no-simulate", "--plain")
+    assert run.returncode == 1
+    assert f"port {instance.settings.port} (HEADWATER_PORT, for api)" in run.stderr
+    assert json.loads(other.run("status", "--json").stdout)["up_pid"] is None
+
+
+def test_a_killed_process_is_started_again(instance: Instance) -> None:
+    """SIGKILL of `serve`: a new one runs, the restart is told and counted."""
+    before = instance.pids()["serve"]
+    os.kill(before, signal.SIGKILL)
+    until(lambda: instance.pids().get("serve", before) != before and instance.is_ready(), 30)
+    assert "serve ended by SIGKILL" in instance.said()
+    said = json.loads(instance.run("status", "--json").stdout)
+    assert said["processes"]["serve"]["restarts"] == 1
+
+
+def test_a_killed_broker_is_started_again(instance: Instance) -> None:
+    """SIGKILL of the JVM: a new one answers on the same log, and events flow again."""
+    before = instance.pids()["broker"]
+    os.kill(before, signal.SIGKILL)
+    until(lambda: instance.pids().get("broker", before) != before and instance.is_ready(), 60)
+    assert "broker ended" in instance.said()
+    assert instance.run("produce", "MetricReported", "--data", METRIC).returncode == 0
+
+
+def test_ctrl_c_stops_all_in_time(instance: Instance) -> None:
+    """SIGINT: within 5 s everything is gone, status files and lock included; code 0."""
+    assert instance.process is not None
+    tree = instance.tree()
+    assert len(tree) >= len(PROCESSES) + 1
+    began = time.monotonic()
+    instance.process.send_signal(signal.SIGINT)
+    assert instance.process.wait(10) == 0
+    assert time.monotonic() - began < 5.0
+    assert gone(tree)
+    assert json.loads(instance.run("status", "--json").stdout)["processes"] == {}
+    assert "killed" not in instance.said().rpartition("stopping")[2]
+
+
+def test_two_instances_and_a_killed_supervisor(instance: Instance, tmp_path: Path) -> None:
+    """Side by side they do not touch; SIGKILL of one supervisor leaves no orphan, and the other runs on.
+
+    The killed one starts again on its folder at once, with the log as it was.
+    """
+    other = Instance(tmp_path / "other", free_base_port() + 300)
+    first, second = instance.spawn(), other.spawn()
+    instance.process, other.process = first, second
+    try:
+        until(lambda: instance.is_ready() and other.is_ready(), 120)
+        assert not set(instance.pids().values()) & set(other.pids().values())
+        tree = instance.tree()
+        first.kill()
+        first.wait()
+        until(lambda: gone(tree), 5)
+        assert other.is_ready()
+        assert len(other.tree()) >= len(PROCESSES) + 1
+        other.end()
+        instance.start()
+        shown = instance.run("tail", "agent.metrics", "--json", "--no-follow").stdout
+        assert len(shown.splitlines()) == 2
+    finally:
+        other.end()
+        instance.end()
+
+
+def test_stopping_before_it_is_up_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM while the broker boots: code 0, within 5 s, and nothing is left."""
+    one = Instance(tmp_path / "data", free_base_port() + 600)
+    one.process = one.spawn()
+    until(lambda: (one.settings.run_folder / "up.json").exists() and len(one.tree()) > 3, 30)
+    tree = one.tree()
+    began = time.monotonic()
+    one.process.terminate()
+    assert one.process.wait(10) == 0
+    assert time.monotonic() - began < 5.0
+    until(lambda: gone(tree), 2)
