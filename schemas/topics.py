@@ -36,16 +36,18 @@ LIFECYCLE = Topic(
 MESSAGES = Topic("agent.messages", "raw", {e.MessagePosted: "agent_id"}, "what is said")
 ERRORS = Topic("agent.errors", "raw", {e.ErrorReported: "component"}, "what went wrong")
 METRICS = Topic("agent.metrics", "raw", {e.MetricReported: "component"}, "what was measured")
+# Calls are keyed by what is called: intake then sees a component's calls in the order in which they
+# were made. Keyed by agent, calls of one tool would come from many partitions, in any order.
 TOOL_CALLS = Topic(
     "agent.tool-calls",
     "raw",
-    {e.ToolCallRequested: "agent_id", e.ToolCallCompleted: "agent_id", e.ToolCallFailed: "agent_id"},
+    {e.ToolCallRequested: "tool_name", e.ToolCallCompleted: "tool_name", e.ToolCallFailed: "tool_name"},
     "tools called, and what came of it",
 )
 LLM_CALLS = Topic(
     "agent.llm-calls",
     "raw",
-    {e.LlmCallRequested: "agent_id", e.LlmCallCompleted: "agent_id", e.LlmCallFailed: "agent_id"},
+    {e.LlmCallRequested: "request_model", e.LlmCallCompleted: "request_model", e.LlmCallFailed: "request_model"},
     "models called, and what came of it",
 )
 RUNS = Topic(

@@ -263,11 +263,12 @@ class Simulation:
 
     def contents(self, topic: str) -> list[tuple[bytes | None, bytes | None, Any]]:
         """A topic's records as bytes, in an order that does not depend on how partitions interleaved."""
-        return sorted(
+        found = [
             (r.key, r.value, tuple(r.headers))
             for p in range(self.log.partitions[topic])
             for r in self.log.records(topic, p)
-        )
+        ]
+        return sorted(found, key=lambda record: (record[0] or b"", record[1] or b"", record[2]))
 
     async def states(self) -> dict[tuple[str, str], Any]:
         """State by (fold, key), read from a fresh restore of every partition."""

@@ -18,6 +18,7 @@ from streams.gateway import health, produce, registry
 from streams.gateway.auth import Guard
 from streams.gateway.body import NotJson, UnsupportedMediaType
 from streams.gateway.correlation import Correlation
+from streams.gateway.document import describe_events
 from streams.keys import Keyring, admin_key
 from streams.positions import Freshness
 from streams.positions_kafka import KafkaOffsets
@@ -69,4 +70,5 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(create_router(store, guard.caller, Freshness(store, offsets)))
     app.include_router(registry.routes(schema_registry.load(), guard))
     app.include_router(health.routes(settings, guard))
+    describe_events(app)
     return app

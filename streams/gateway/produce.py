@@ -14,7 +14,8 @@ from projections.problem import documented
 from schemas.errors import HeadwaterError
 from streams.gateway.auth import Guard, require
 from streams.gateway.body import BodyTooLarge, media_type, read_json
-from streams.gateway.items import Item, outgoing
+from streams.gateway.document import POSTED, reference
+from streams.gateway.items import outgoing
 from streams.gateway.outcomes import Accepted, Answer, Refused, problem_of, respond
 from streams.keys import PRODUCE
 from streams.outgoing import Position, Prepared
@@ -144,24 +145,19 @@ def _check_shape(body: object, kind: str) -> None:
         )
 
 
-def _request_body() -> dict[str, Any]:
-    one = Item.model_json_schema(by_alias=True)
-    many = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_ITEMS}
-    example = {
-        "type": "MetricReported",
-        "data": {"component": "tool:search", "name": "latency_ms", "value": 12.5, "unit": "ms"},
-    }
-    return {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"anyOf": [one, many]}, "example": example},
-            ONE: {"schema": one},
-            BATCH: {"schema": many},
-        },
-    }
-
-
-_REQUEST_BODY = _request_body()
+_MANY = {"type": "array", "items": reference(POSTED), "minItems": 1, "maxItems": MAX_ITEMS}
+_EXAMPLE = {
+    "type": "MetricReported",
+    "data": {"component": "tool:search", "name": "latency_ms", "value": 12.5, "unit": "ms"},
+}
+_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"anyOf": [reference(POSTED), _MANY]}, "example": _EXAMPLE},
+        ONE: {"schema": reference(POSTED)},
+        BATCH: {"schema": _MANY},
+    },
+}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     207: {"model": Answer, "description": "Some were accepted: see each item."},
     **documented(400, 401, 403, 413, 415, 422, 503, 507),

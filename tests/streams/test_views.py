@@ -19,6 +19,7 @@ from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
 
 from projections.catalog import views
+from projections.generations import lacking
 from projections.store import Store
 from schemas import events as e
 from streams import runner
@@ -201,16 +202,33 @@ async def test_killed_again_and_again_counts_once(settings: Settings) -> None:
         process.wait()
 
 
+async def never_back(store: Store) -> None:
+    """Look at all views again and again: what they reflect never grows less."""
+    seen: dict[str, dict[Any, int]] = {name: {} for name in NAMES}
+    while True:
+        for name in NAMES:
+            _, offsets = await asyncio.to_thread(store.live, name)
+            assert not lacking(offsets, seen[name]), f"{name} went back"
+            seen[name] = offsets
+        await asyncio.sleep(0.01)
+
+
 async def test_a_rebuilt_view_equals_the_live_one(settings: Settings) -> None:
-    """Every view, rebuilt while events come in and the process runs, comes to the live one's rows."""
+    """Every view, rebuilt while events come in and the process runs, comes to the live one's rows.
+
+    Meanwhile what answers reflect never goes back.
+    """
     async with running((settings, run), (settings, runner.run)), asking(settings) as (store, wait_for):
         await prepared(settings)
         await produce(settings, 3000)
         coming = asyncio.create_task(produce(settings, 6000, run_id="during"))
+        watching = asyncio.create_task(never_back(store))
         said: list[tuple[int, int]] = []
         done = await asyncio.gather(
             *(rebuild(settings, name, progress=lambda *at: said.append(at)) for name in NAMES)
         )
+        assert not watching.done(), watching.exception()
+        watching.cancel()
         assert said
         assert all(read <= end for read, end in said)
         position = token(await coming)

@@ -50,7 +50,7 @@ async def test_an_id_is_made(admin: httpx.AsyncClient, settings: Settings) -> No
 
 
 async def test_a_trace_goes_on(admin: httpx.AsyncClient, settings: Settings) -> None:
-    """The events of a traced request are spans of its trace; its id is the correlation id if none is given."""
+    """The events of a traced request are spans of its trace; its id stands in for a correlation id."""
     answer = await admin.post("/v1/events", json=[metric(), metric()], headers={"traceparent": TRACE})
     assert answer.headers["X-Correlation-Id"] == "a" * 32
     got = await envelope(settings, answer)

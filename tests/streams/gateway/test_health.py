@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +71,7 @@ async def test_nothing_runs(http: httpx.AsyncClient) -> None:
     [
         ("views", {"state": "starting"}, "views is starting"),
         ("views", {"state": "failed"}, "views is failed"),
-        ("folds", {"updated": time.time() - 60}, "folds has said nothing for 6"),
+        ("folds", {"updated": 0}, "folds has said nothing for "),
         ("views", {"pid": 2**22 + 1}, "views died"),
         ("folds", {"born": born(os.getpid()) - 100}, "folds died"),
         ("folds", {"facts": {"partitions": [["signals", 0]]}}, "folds lack"),

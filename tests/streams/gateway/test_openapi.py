@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
 from projections.catalog import views
 from projections.store import Store
+from schemas.topics import RAW
 from streams.gateway.app import create_app
 from streams.keys import admin_key
 from streams.settings import Settings
 from tests.streams.gateway.serving import serving
 
-EXAMPLES = int(os.environ.get("HEADWATER_SCHEMATHESIS", "15"))
+EXAMPLES = int(os.environ.get("HEADWATER_SCHEMATHESIS", "10"))
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +53,33 @@ def test_the_document_is_openapi_3_1(settings: Settings) -> None:
         for operation in path.values():
             assert operation["summary"]
             assert operation["operationId"]
+    posted = document["components"]["schemas"]["PostedEvent"]["discriminator"]["mapping"]
+    assert set(posted) == {t.__name__ for topic in RAW for t in topic.events}
 
 
 def test_schemathesis_finds_no_5xx(schema: Any, settings: Settings) -> None:
-    """Generated requests, good and bad, to every operation: no answer is a server error but "not ready"."""
+    """Generated requests, good and bad, to every operation: no answer is a server's error.
+
+    /readyz is left out: it says 503 here, and rightly so, since nothing runs but this server.
+    """
     headers = {"Authorization": f"Bearer {admin_key(settings)}"}
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [o for o in (found.ok() for found in schema.get_all_operations()) if o.path != "/readyz"]
     assert len(operations) > 20
+
+    def check(case: Any) -> None:
+        case.validate_response(case.call(headers=headers, timeout=30), checks=[not_a_server_error])
+
+    bounded = hypothesis_settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     for operation in operations:
-        if operation.path == "/readyz":  # says 503 here, truly: no folds run
-            continue
-
-        @hypothesis_settings(
-            max_examples=EXAMPLES,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            phases=[Phase.explicit, Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        def check(case: Any) -> None:
-            answer = case.call(headers=headers, timeout=20)
-            case.validate_response(answer, checks=[not_a_server_error])
-
-        test = schemathesis.pytest if False else None
-        del test
-        strategy = operation.as_strategy()
-        from hypothesis import given
-
-        given(case=strategy)(check)()
+        good = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+        bad = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+        bounded(given(case=good)(check))()
+        with suppress(Unsatisfiable):  # what takes no parameters cannot be asked wrongly
+            bounded(given(case=bad)(check))()

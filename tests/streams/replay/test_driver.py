@@ -230,7 +230,7 @@ async def read_all(settings: Settings) -> list[Decoded]:
 
 
 async def test_on_kafka(broker: Settings, data_set: Path) -> None:
-    """tau-bench goes through the real producer into Kafka, each event once, keyed by project and agent."""
+    """tau-bench goes through the real producer into Kafka, each event once, keyed by project and the event's own key."""
     reports: list[Report] = []
     report = await replay(
         broker, "tau-bench", data_set / "tau-bench", project="replayed", progress=reports.append
