@@ -53,7 +53,7 @@ class Agents(View):
 
     def apply(self, connection: Connection, tables: Tables, batch: Sequence[Entry]) -> None:
         """Merge what agents said of themselves, and count what they did."""
-        agents = Merger(tables["agents"])
+        agents = Merger(connection, tables["agents"])
         signals = [entry for entry in batch if entry.topic == SIGNALS.name]
         for entry in fresh_in_window(connection, tables["window"], signals):
             if isinstance(entry.event, e.Signal) and entry.event.agent_id is not None:
@@ -62,7 +62,7 @@ class Agents(View):
             event = entry.event
             if isinstance(event, e.AgentAnnounced | e.AgentHeartbeat | e.AgentRetired):
                 agents.add((entry.envelope.project, event.agent_id), _said(entry, event))
-        agents.write(connection)
+        agents.write()
 
 
 def _said(entry: Entry, event: e.AgentAnnounced | e.AgentHeartbeat | e.AgentRetired) -> Row:

@@ -9,7 +9,7 @@ from sqlalchemy.types import Boolean
 
 from projections.columns import FLOAT, INTEGER, TEXT, nano_usd, saturated, stamp
 from projections.histogram import bucket_of
-from projections.merging import Merger, Row, added, greatest, latest, least, write_all
+from projections.merging import Merger, Row, added, greatest, latest, least
 from projections.once import fresh_in_window, window_table
 from projections.view import Entry, Tables, View
 from schemas.events import Signal
@@ -78,7 +78,9 @@ class Components(View):
 
     def apply(self, connection: Connection, tables: Tables, batch: Sequence[Entry]) -> None:
         """Count each signal once, in its component."""
-        components, signals, latency = (Merger(tables[t]) for t in ("components", "signals", "latency"))
+        components, signals, latency = (
+            Merger(connection, tables[t]) for t in ("components", "signals", "latency")
+        )
         for entry in fresh_in_window(connection, tables["window"], batch):
             signal = entry.event
             if not isinstance(signal, Signal):
@@ -89,7 +91,8 @@ class Components(View):
             signals.add((*key, signal.kind, signal.name), _signal_row(entry, signal, when))
             if signal.kind == "call" and signal.name == "latency_ms" and signal.value is not None:
                 latency.add((*key, bucket_of(signal.value)), {"count": 1})
-        write_all(connection, (components, signals, latency))
+        for merger in (components, signals, latency):
+            merger.write()
 
 
 def _component_row(entry: Entry, signal: Signal, when: str) -> Row:

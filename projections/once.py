@@ -8,7 +8,7 @@ from hashlib import blake2b
 from sqlalchemy import Column, Connection, MetaData, Table, delete, select
 
 from projections.columns import BYTES, INTEGER, TEXT
-from projections.merging import insert
+from projections.merging import put
 from projections.view import Entry
 
 WINDOW = 16_384
@@ -61,23 +61,17 @@ def fresh_in_window(
             if last.get(name, -1) < max(0, entry.offset - window):
                 fresh.append(entry)
             last[name] = entry.offset
-        _note(connection, table, topic, partition, last)
+        put(
+            connection,
+            table,
+            [
+                {"topic": topic, "partition": partition, "digest": name, "offset": offset}
+                for name, offset in sorted(last.items())
+            ],
+        )
         gone = entries[-1].offset - window
         connection.execute(delete(table).where(here, table.c.offset < gone))
     return fresh
-
-
-def _note(connection: Connection, table: Table, topic: str, partition: int, last: dict[bytes, int]) -> None:
-    upsert = insert(connection, table)
-    connection.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["topic", "partition", "digest"], set_={"offset": upsert.excluded.offset}
-        ),
-        [
-            {"topic": topic, "partition": partition, "digest": name, "offset": offset}
-            for name, offset in sorted(last.items())
-        ],
-    )
 
 
 def counted_table(name: str, metadata: MetaData) -> Table:

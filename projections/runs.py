@@ -80,11 +80,11 @@ class Runs(View):
 
     def apply(self, connection: Connection, tables: Tables, batch: Sequence[Entry]) -> None:
         """Count each event once, in its run."""
-        runs = Merger(tables["runs"])
+        runs = Merger(connection, tables["runs"])
         ours = [entry for entry in batch if _run_of(entry) is not None]
         for entry in fresh_ever(connection, tables["counted"], ours):
             runs.add((entry.envelope.project, _run_of(entry)), _row(entry))
-        runs.write(connection)
+        runs.write()
 
 
 def _run_of(entry: Entry) -> str | None:

@@ -22,7 +22,7 @@ from projections.generations import (  # they are raised here
     ViewMoved,
     ViewNotReady,
 )
-from projections.merging import insert
+from projections.merging import put
 from projections.surviving import Refused, apply_surviving
 from projections.view import Entry, Offsets, Place, Tables, View
 
@@ -104,18 +104,14 @@ class Store:
                         hint="let one process write the views of a database",
                     )
             refused = apply_surviving(connection, view, self._layouts.of(view, generation), batch)
-            if end:
-                upsert = insert(connection, g.OFFSETS)
-                connection.execute(
-                    upsert.on_conflict_do_update(
-                        index_elements=["view", "generation", "topic", "partition"],
-                        set_={"next_offset": upsert.excluded.next_offset},
-                    ),
-                    [
-                        {"view": name, "generation": generation, "topic": t, "partition": p, "next_offset": o}
-                        for (t, p), o in sorted(end.items())
-                    ],
-                )
+            put(
+                connection,
+                g.OFFSETS,
+                [
+                    {"view": name, "generation": generation, "topic": t, "partition": p, "next_offset": o}
+                    for (t, p), o in sorted(end.items())
+                ],
+            )
         return refused
 
     @contextmanager

@@ -42,10 +42,14 @@ class MemoryLog:
     def __init__(self, partitions: dict[str, int]) -> None:
         self.partitions = partitions
         self.now = 1_700_000_000.0
+        self.prompt = True
+        """Whether a position can be read as soon as it was committed. Kafka takes a moment: only who has
+        fenced the partition since knows what he reads."""
         self.positions: dict[tuple[str, int], int] = {}
         self._entries: dict[tuple[str, int], list[_Entry]] = {}
         self._epochs: dict[tuple[str, int], int] = {}
         self._open: dict[tuple[str, int], _Transaction] = {}
+        self._before: dict[tuple[str, int], int | None] = {}
 
     def append(
         self, topic: str, key: bytes, value: bytes | None, headers: Headers = (), partition: int | None = None
@@ -62,6 +66,7 @@ class MemoryLog:
         """See `streams.log.Log`."""
         writer = (topic, partition)
         self._epochs[writer] = self._epochs.get(writer, 0) + 1
+        self._before.pop(writer, None)
         abandoned = self._open.pop(writer, None)
         if abandoned is not None:
             self.end(abandoned, "aborted")
@@ -69,7 +74,8 @@ class MemoryLog:
 
     async def committed(self, topic: str, partition: int) -> int | None:
         """See `streams.log.Log`."""
-        return self.positions.get((topic, partition))
+        true = self.positions.get((topic, partition))
+        return true if self.prompt else self._before.get((topic, partition), true)
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See `streams.log.Log`."""
@@ -105,6 +111,7 @@ class MemoryLog:
         for tp in sorted(transaction.touched):
             self._entries[tp].append(_Entry(None, transaction))
         if state == "committed" and transaction.next_offset is not None:
+            self._before[transaction.writer] = self.positions.get(transaction.writer)
             self.positions[transaction.writer] = transaction.next_offset
         self._open.pop(transaction.writer, None)
 

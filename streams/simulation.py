@@ -192,6 +192,7 @@ class Simulation:
         elif old is not None:
             self._zombies = [*self._zombies[-3:], old]
         self._owner[tp] = self._random.randrange(len(self._workers))
+        self.log.prompt = self._random.random() < 0.5
 
     async def _task(self, tp: tuple[str, int]) -> PartitionTask:
         worker = self._workers[self._owner_of(tp)]

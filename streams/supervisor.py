@@ -14,6 +14,7 @@ import time
 from schemas.errors import HeadwaterError
 from streams.broker import Broker
 from streams.child import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Child, Once, Say, rotate
+from streams.doctor import kafka_jars
 from streams.instance import InstanceLock, refuse_taken_ports
 from streams.settings import Settings
 from streams.status import ProcessStatus, State, read
@@ -45,14 +46,24 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
-    async def start(self) -> None:
-        """Start everything. Raises HeadwaterError, with all stopped again, where that cannot be."""
+    def prepare(self) -> None:
+        """Take the folder and look at the ports. Raises ConfigurationError where another has them."""
         self._lock.take()
         try:
             refuse_taken_ports(self.settings)
-            self._clear_run_folder()
-            self._status = ProcessStatus(self.settings, "up")
-            self._tell("starting")
+        except BaseException:
+            self._lock.release()
+            raise
+        self._clear_run_folder()
+        self._status = ProcessStatus(self.settings, "up")
+        self._tell("starting")
+
+    async def start(self) -> None:
+        """Start everything, after `prepare`.
+
+        Raises HeadwaterError, with all stopped again, where that cannot be.
+        """
+        try:
             topics = await Once.spawn(self.settings, "topics", "prepare")
             for child in self.children.values():
                 await child.start()
@@ -72,6 +83,11 @@ class Supervisor:
         return self.broker_state in ("running", "external") and all(
             c.state == "running" for c in self.children.values()
         )
+
+    @property
+    def state(self) -> State:
+        """In a word: how far all of it is."""
+        return "stopping" if self._stopping else "running" if self.ready else "starting"
 
     async def stop(self) -> None:
         """Stop everything, in order and in under 5 s; what does not stop is killed."""
@@ -114,6 +130,8 @@ class Supervisor:
         if self.broker is None:
             return
         self.broker_state = "starting"
+        if not kafka_jars():
+            self.say("info", "fetching Apache Kafka from Maven Central, 43 MB, once")
         rotate(self.broker.log_path)
         began = time.monotonic()
         await self.broker.start()
@@ -147,7 +165,7 @@ class Supervisor:
     async def _report(self) -> None:
         """Keep our own status file fresh: `headwater status` reads pids and restarts there."""
         while True:
-            self._tell("running" if self.ready else "starting")
+            self._tell(self.state)
             await asyncio.sleep(1.0)
 
     def _tell(self, state: State) -> None:

@@ -20,6 +20,7 @@ from streams.settings import Settings
 from streams.supervisor import Supervisor
 
 REFRESH_S = 0.5
+IDLE_REFRESH_S = 2.0
 FINDINGS_S = 2.0
 FINDINGS_AT_LEAST_EVERY_S = 15.0
 _POLL_S = 0.1
@@ -45,19 +46,17 @@ async def up(settings: Settings, *, simulate: bool = True, agents: int = 12, pla
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, ask)
     started = time.monotonic()
-    if not await _unless(stop, asyncio.create_task(supervisor.start())):
-        face.say("info", "stopped before it was up")
-        return
-    try:
-        async with face.shown(supervisor):
-            await _unless(stop, asyncio.create_task(_milestones(supervisor, face, started)))
+    supervisor.prepare()
+    async with face.shown(supervisor):
+        try:
+            if await _unless(stop, asyncio.create_task(supervisor.start())):
+                await _unless(stop, asyncio.create_task(_milestones(supervisor, face, started)))
             await stop.wait()
+        finally:
+            began = time.monotonic()
             face.say("info", "stopping")
-    finally:
-        began = time.monotonic()
-        await supervisor.stop()
-        face.say("info", f"all stopped in {time.monotonic() - began:.1f} s")
-        face.close()
+            await supervisor.stop()
+            face.say("info", f"all stopped in {time.monotonic() - began:.1f} s")
 
 
 async def _unless(stop: asyncio.Event, task: asyncio.Task[None]) -> bool:
@@ -100,9 +99,6 @@ class Plain:
         """Log a line."""
         getattr(log, level)(sentence)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     @contextlib.asynccontextmanager
     async def shown(self, _: Supervisor) -> AsyncIterator[None]:
         """Nothing is drawn."""
@@ -121,22 +117,11 @@ class Live:
         self.console = Console()
         self.notes = Notes()
         self.findings: list[dict[str, Any]] | None = None
-        self._drawing = False
-        rotate(settings.log_folder / "up.log")
-        self._file = (settings.log_folder / "up.log").open("a")
-        configure(settings, "up", self._file)
 
     def say(self, level: Level, sentence: str) -> None:
         """Show a line and log it."""
         getattr(log, level)(sentence)
         self.notes.add(level, sentence)
-        if not self._drawing:
-            self.console.print(sentence, style="dim" if level == "info" else "yellow", markup=False)
-
-    def close(self) -> None:
-        """Close the log file."""
-        configure(self.settings, "up")
-        self._file.close()
 
     @contextlib.asynccontextmanager
     async def shown(self, supervisor: Supervisor) -> AsyncIterator[None]:
@@ -144,8 +129,10 @@ class Live:
         from rich.live import Live as Drawing  # noqa: PLC0415
 
         observer = Observer(self.settings)
-        with Drawing(console=self.console, auto_refresh=False, vertical_overflow="crop") as drawing:
-            self._drawing = True
+        path = self.settings.log_folder / "up.log"
+        rotate(path)
+        with path.open("a") as file, Drawing(console=self.console, auto_refresh=False) as drawing:
+            configure(self.settings, "up", file)
             tasks = [
                 asyncio.create_task(self._draw(drawing, observer, supervisor)),
                 asyncio.create_task(self._find(observer)),
@@ -156,25 +143,38 @@ class Live:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                self._drawing = False
+                drawing.update(self._screen(observer.look(), "stopped"), refresh=True)
+                configure(self.settings, "up")
 
     async def _draw(self, drawing: Any, observer: Observer, supervisor: Supervisor) -> None:
-        from streams.display import screen  # noqa: PLC0415
-
+        drawn_at, drawn = 0.0, None
         while True:
             seen = observer.look()
-            drawing.update(
-                screen(
-                    self.settings,
-                    seen,
-                    self.findings,
-                    self.notes.lines,
-                    width=self.console.width,
-                    headline="running" if supervisor.ready else "starting",
-                ),
-                refresh=True,
+            # An idle instance is drawn rarely: nothing in it changes but the time that it is up.
+            moves = (
+                seen.events_in,
+                seen.events_out,
+                supervisor.state,
+                *self.notes.lines,
+                *(p.state for p in seen.processes),
             )
+            if moves != drawn or time.monotonic() - drawn_at > IDLE_REFRESH_S:
+                drawn_at, drawn = time.monotonic(), moves
+                drawing.update(self._screen(seen, supervisor.state), refresh=True)
             await asyncio.sleep(REFRESH_S)
+
+    def _screen(self, seen: Overview, headline: str) -> Any:
+        from streams.display import screen  # noqa: PLC0415
+
+        return screen(
+            self.settings,
+            seen,
+            self.findings,
+            self.notes.lines,
+            width=self.console.width,
+            height=self.console.height,
+            headline=headline,
+        )
 
     async def _find(self, observer: Observer) -> None:
         """Ask the API for the latest findings when folds have written something, else rarely."""

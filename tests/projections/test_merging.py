@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from projections.catalog import views
 from projections.columns import FLOAT, MOST, TEXT
-from projections.merging import Merger, Row, added, earliest, greatest, latest, least
+from projections.merging import Merger, Row, _plan, added, earliest, greatest, latest, least
 from projections.store import Store
 
 
@@ -57,10 +57,10 @@ def test_order_and_batches_do_not_matter(tmp_path: Path, seed: int) -> None:
         with store._writer.begin() as connection:
             metadata.create_all(connection)
             for start in range(0, len(changes), size):
-                merger = Merger(table)
+                merger = Merger(connection, table)
                 for change in changes[start : start + size]:
                     merger.add(("x",), change)
-                merger.write(connection)
+                merger.write()
             found.append(connection.execute(table.select()).one())
     assert found[0] == found[1] == found[2]
 
@@ -72,12 +72,6 @@ def test_every_view_compiles_for_postgresql(tmp_path: Path) -> None:
     from projections.generations import _NAMING
 
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-
-    class Connection:
-        pass
-
-    connection = Connection()
-    connection.dialect = dialect  # type: ignore[attr-defined]
     for view in views():
         metadata = MetaData(naming_convention=_NAMING)
         tables = view.tables(metadata, "_1")
@@ -88,5 +82,5 @@ def test_every_view_compiles_for_postgresql(tmp_path: Path) -> None:
                 assert len(sql.split()[2]) <= 63
         for table in tables.values():
             if all("merge" in c.info for c in table.columns if not c.primary_key) and len(table.columns) > 3:
-                statement = Merger(table)._statement(connection)  # type: ignore[arg-type]
+                statement = _plan(table, "postgresql").statement
                 assert "ON CONFLICT" in str(statement.compile(dialect=dialect))

@@ -158,7 +158,7 @@ def test_readers_see_one_moment(tmp_path: Path) -> None:
 
 
 def test_a_view_that_is_not_made_says_so(tmp_path: Path) -> None:
-    """Before the views process has run, a question gets a clear error, and nothing is created."""
+    """Before the views process has run, a question gets a clear error that says what to start."""
     store = Store(f"sqlite:///{tmp_path / 'views.sqlite'}", views())
     with pytest.raises(ViewNotReady, match="headwater views"):
         store.live("events")

@@ -120,6 +120,20 @@ async def test_state_that_still_stands_is_kept() -> None:
     assert [d for d, _, _ in bed.found()].count("echo") == 2
 
 
+async def test_a_position_that_shows_late() -> None:
+    """Kafka answers with the former position for a moment: a kept task must not fold its last batch again."""
+    bed = Partition(folds)
+    bed.put(20)
+    task = await bed.up()
+    await bed.drain(task)
+    bed.put(21)
+    await bed.drain(task)
+    bed.log.prompt = False
+    await task.assign()
+    await bed.drain(task)
+    assert [v for d, v, _ in bed.found() if d == "echo"] == [20, 21]
+
+
 async def test_a_partition_that_comes_back_moved() -> None:
     """A task whose partition another has moved since takes over properly: its next batch is not fenced."""
     bed = Partition(folds)

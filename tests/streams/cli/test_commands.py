@@ -58,7 +58,9 @@ def test_every_command_has_help(runner: CliRunner, command: str) -> None:
     assert "Usage" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["up", "--agents", "0"], ["topics", "nonsense"], ["replay"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["up", "--agents", "0"], ["topics", "nonsense"], ["replay"]]
+)
 def test_what_is_not_understood_ends_with_2(runner: CliRunner, arguments: list[str]) -> None:
     """Usage errors have a code of their own."""
     assert runner.invoke(app, arguments).exit_code == 2
@@ -66,7 +68,12 @@ def test_what_is_not_understood_ends_with_2(runner: CliRunner, arguments: list[s
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("HEADWATER_PORT", "high"), ("HEADWATER_PORT", "80"), ("HEADWATER_NAMESPACE", "a b"), ("HEADWATER_PARTITIONS", "0")],
+    [
+        ("HEADWATER_PORT", "high"),
+        ("HEADWATER_PORT", "80"),
+        ("HEADWATER_NAMESPACE", "a b"),
+        ("HEADWATER_PARTITIONS", "0"),
+    ],
 )
 def test_a_wrong_setting_is_named(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
@@ -172,7 +179,9 @@ def test_schemas_are_listed_shown_and_checked(runner: CliRunner) -> None:
 
 def test_topology_is_that_of_the_catalog(runner: CliRunner) -> None:
     """Each fold with what it reads and writes."""
-    rows = {row["fold"].split()[0]: row for row in json.loads(runner.invoke(app, ["topology", "--json"]).stdout)}
+    rows = {
+        row["fold"].split()[0]: row for row in json.loads(runner.invoke(app, ["topology", "--json"]).stdout)
+    }
     assert rows["intake"]["writes"] == ["signals: Signal"]
     assert rows["intake"]["state"] is None
     assert rows["anomaly"]["reads"] == ["signals"]
@@ -204,6 +213,8 @@ def test_keys_are_made_listed_and_revoked(runner: CliRunner) -> None:
 def test_a_cluster_of_ones_own_has_no_broker_here(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """`headwater broker` with HEADWATER_KAFKA set says so."""
     monkeypatch.setenv("HEADWATER_KAFKA", "kafka:9092")
-    result = subprocess.run([sys.executable, "-m", "streams", "broker"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-m", "streams", "broker"], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1
     assert "there is no broker to run here" in result.stderr

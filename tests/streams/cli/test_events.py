@@ -37,7 +37,15 @@ def headwater(
 def test_one_event_from_arguments_is_in_the_log(broker: Settings) -> None:
     """`produce TYPE --data` prints where it is; `tail --json` shows it there; and it can be produced again."""
     out = headwater(
-        broker, "produce", "MetricReported", "--data", json.dumps(METRIC), "--project", "cli-1", "--correlation", "r1"
+        broker,
+        "produce",
+        "MetricReported",
+        "--data",
+        json.dumps(METRIC),
+        "--project",
+        "cli-1",
+        "--correlation",
+        "r1",
     ).stdout
     place, _, rest = out.partition("  ")
     topic, _, position = place.partition("/")
@@ -82,7 +90,9 @@ def test_a_line_for_a_person_has_no_control_characters() -> None:
     """What an agent wrote cannot move the cursor or break the line; long values are cut."""
     event = MessagePosted(agent_id="a\x1b[2J", role="agent", content="one\ntwo\x1b[31m" + "x" * 500)
     envelope = Envelope(id="i", source="s", type="MessagePosted", time=time.time(), correlation_id="r")
-    record = Record("agent.messages", 0, 5, 0.0, b"default/a\x1b", Codec().encode(event), to_headers(envelope))
+    record = Record(
+        "agent.messages", 0, 5, 0.0, b"default/a\x1b", Codec().encode(event), to_headers(envelope)
+    )
     text = line(Codec().decode_record(record), Shown(record, None)).plain
     assert text.isprintable()
     assert "run=r" in text

@@ -39,12 +39,20 @@ def test_with_a_type_the_line_is_the_fields_alone() -> None:
 
 def test_what_tail_prints_can_be_produced() -> None:
     """CloudEvents spelling and the record's position are taken as they come."""
-    said = {"specversion": "1.0", "correlationid": "run-1", "topic": "agent.metrics", "partition": 0, "offset": 7}
+    said = {
+        "specversion": "1.0",
+        "correlationid": "run-1",
+        "topic": "agent.metrics",
+        "partition": 0,
+        "offset": 7,
+    }
     _, options = parse(Defaults(), line(**said))
     assert options["correlation_id"] == "run-1"
 
 
-@pytest.mark.parametrize(("time", "seconds"), [(12, 12.0), (1.5, 1.5), ("12.5", 12.5), ("1970-01-01T00:01:00", 60.0)])
+@pytest.mark.parametrize(
+    ("time", "seconds"), [(12, 12.0), (1.5, 1.5), ("12.5", 12.5), ("1970-01-01T00:01:00", 60.0)]
+)
 def test_time_is_seconds_or_rfc_3339(time: object, seconds: float) -> None:
     """Both forms, as number or text."""
     assert parse(Defaults(), line(time=time))[1]["time"] == seconds

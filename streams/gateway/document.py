@@ -1,0 +1,59 @@
+"""The part of the OpenAPI document that FastAPI cannot know: which data goes with which event type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from schemas.events import BY_NAME
+from streams.gateway.items import RAW_TYPES, Item
+
+POSTED = "PostedEvent"
+_PREFIX = "#/components/schemas/"
+
+
+def reference(name: str) -> dict[str, str]:
+    """A reference to a component."""
+    return {"$ref": f"{_PREFIX}{name}"}
+
+
+def describe_events(app: FastAPI) -> None:
+    """Make `app.openapi()` name every event type that may be posted, with its fields."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document["components"]["schemas"] |= _components()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _components() -> dict[str, Any]:
+    item = Item.model_json_schema()
+    found: dict[str, Any] = {
+        POSTED: {
+            "description": item["description"],
+            "oneOf": [reference(_name(t)) for t in RAW_TYPES],
+            "discriminator": {
+                "propertyName": "type",
+                "mapping": {t: f"{_PREFIX}{_name(t)}" for t in RAW_TYPES},
+            },
+        }
+    }
+    for name in RAW_TYPES:
+        data = BY_NAME[name].model_json_schema()
+        found[name] = data
+        told = {"type": {"type": "string", "const": name}, "data": reference(name)}
+        found[_name(name)] = {
+            **item,
+            "title": _name(name),
+            "description": data["description"],
+            "properties": item["properties"] | told,
+        }
+    return found
+
+
+def _name(event_type: str) -> str:
+    return f"Posted{event_type}"

@@ -1,0 +1,177 @@
+"""Fold throughput beside other engines on the same core, and beside the pure compute of the same job.
+
+Each run has its own topics, preloaded; engines take turns (A B C A B C …), medians are compared.
+The clock starts at an engine's first record and ends when the last output is visible to a
+read_committed reader, which is when the last input was committed, too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+from streams.settings import Settings
+from tests.bench.figures import figure, middle, say
+from tests.bench.ground import PARTITIONS, Ground, cpu_s, ground, preload, python
+from tests.bench.job import AGENTS, EVERY, TOOLS, records
+from tests.bench.peers import environment
+from tests.bench.peers.first import First
+from tests.bench.peers.ours import Job
+
+EVENTS = 192_000
+FAUST_EVENTS = 60_000
+DURABLE_EVENTS = 4_800
+ROUNDS = 3
+DEADLINE_S = 180.0
+PEERS = "tests.bench.peers"
+Command = Callable[[Settings, Path, int], Sequence[object]]
+
+
+def run(events: int = EVENTS, faust_events: int = FAUST_EVENTS, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Events a second of each engine, ratios, and the runner's overhead over the pure compute."""
+    engines: dict[str, tuple[int, Command]] = {
+        "ours": (events, lambda _s, _f, _n: python(f"{PEERS}.ours", "job")),
+        "quix_memory": (events, _quix("memory")),
+        "quix_store": (events, _quix("store")),
+        "faust": (faust_events, _faust),
+    }
+    environment.python()
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("pure", *engines)}
+    with ground() as place:
+        place.pin([place.other])
+        _measure(place, "warm-up", 48_000, engines["ours"][1])
+        for _ in range(rounds):
+            runs["pure"].append(_pure(place, events))
+            for name, (count, command) in engines.items():
+                runs[name].append(_measure(place, name, count, command))
+        durable = _measure(place, "quix_durable", DURABLE_EVENTS, _quix("durable"))
+    return _report(runs, durable)
+
+
+def _report(runs: dict[str, list[dict[str, float]]], durable: dict[str, float]) -> dict[str, Any]:
+    rate = {name: middle([r["events_per_s"] for r in of]) for name, of in runs.items()}
+    cpu = {name: middle([r["cpu_us_per_event"] for r in of]) for name, of in runs.items()}
+    quix = max(rate["quix_memory"], rate["quix_store"])
+    return {
+        "job": f"{TOOLS} keys, {AGENTS} agents in each, {PARTITIONS} partitions, an output every {EVERY} events",
+        "events_per_s": {n: round(r) for n, r in rate.items()}
+        | {"quix_durable": round(durable["events_per_s"])},
+        "cpu_us_per_event": {n: round(c, 1) for n, c in cpu.items()},
+        "beside_quix": figure(rate["ours"] / quix, "times", must=1.3, aim=2, least=True),
+        "beside_quix_with_statistics_in_its_store": figure(rate["ours"] / rate["quix_store"], "times"),
+        "beside_quix_with_whole_state_durable": figure(rate["ours"] / durable["events_per_s"], "times"),
+        "beside_faust": figure(rate["ours"] / rate["faust"], "times", must=5, aim=10, least=True),
+        "overhead": figure(100 * (rate["pure"] / rate["ours"] - 1), "% of pure wall time", must=30, aim=10),
+        "overhead_cpu": figure(100 * (cpu["ours"] / cpu["pure"] - 1), "% of pure CPU time"),
+        "peer_versions": environment.versions(),
+        "runs": {n: [round(r["events_per_s"]) for r in of] for n, of in runs.items()},
+    }
+
+
+def _quix(way: str) -> Command:
+    def command(settings: Settings, folder: Path, outputs: int) -> Sequence[object]:
+        return [
+            environment.python(), "-m", f"{PEERS}.quix",
+            way, settings.bootstrap, settings.namespace, folder, outputs, 5.0,
+        ]  # fmt: skip
+
+    return command
+
+
+def _faust(settings: Settings, folder: Path, _outputs: int) -> Sequence[object]:
+    return [
+        environment.python(), "-m", f"{PEERS}.faust_app", settings.bootstrap, settings.namespace, folder,
+    ]  # fmt: skip
+
+
+def _pure(place: Ground, events: int) -> dict[str, float]:
+    done = subprocess.run(
+        ["taskset", "-c", str(place.core), *map(str, python(f"{PEERS}.pure", events))],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=place.environment(place.settings("")),
+    )
+    answer = json.loads(done.stdout)
+    return _said("pure", events, answer["wall_s"], answer["cpu_s"])
+
+
+_number = 0
+
+
+def _measure(place: Ground, name: str, events: int, command: Command) -> dict[str, float]:
+    """One run of one engine on topics of its own."""
+    global _number  # noqa: PLW0603 - each run needs a namespace that never was
+    _number += 1
+    outputs = events // EVERY
+    with (
+        tempfile.TemporaryDirectory(dir=place.folder) as folder,
+        place.topics(f"run{_number}", [Job(First())]) as settings,
+    ):
+        preload(settings, "signals", records(events))
+        with place.engine(settings, command(settings, Path(folder), outputs), [place.core]) as process:
+            begun: dict[str, float] = {}
+            threading.Thread(target=_listen, args=(process, begun), daemon=True).start()
+            ended, cpu = _until_visible(settings, outputs, process)
+    return _said(name, events, ended - begun["first"], cpu - begun["cpu"])
+
+
+def _said(name: str, events: int, wall_s: float, used_s: float) -> dict[str, float]:
+    answer = {"events_per_s": events / wall_s, "cpu_us_per_event": used_s / events * 1e6}
+    say(f"{name}: {answer['events_per_s']:,.0f} events/s, {answer['cpu_us_per_event']:.1f} µs CPU an event")
+    return answer
+
+
+def _listen(process: subprocess.Popen[str], begun: dict[str, float]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("first "):
+            begun["cpu"] = cpu_s(psutil.Process(process.pid))
+            begun["first"] = float(line.split()[1])
+            return
+
+
+def _until_visible(settings: Settings, outputs: int, process: subprocess.Popen[str]) -> tuple[float, float]:
+    """The moment at which the last output was read, and the engine's CPU seconds then."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.bootstrap,
+            "group.id": "bench-observer",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 100,
+        }
+    )
+    name = settings.named("anomalies")
+    consumer.assign([TopicPartition(name, p, OFFSET_BEGINNING) for p in range(PARTITIONS)])
+    seen = 0
+    moment = time.monotonic()
+    used = 0.0
+    deadline = moment + DEADLINE_S
+    measured = psutil.Process(process.pid)
+    try:
+        while seen < outputs:
+            batch = consumer.consume(1000, timeout=0.05)
+            if batch:
+                moment = time.monotonic()
+                seen += sum(1 for m in batch if m.error() is None)
+            if process.poll() is None:
+                used = cpu_s(measured)
+            if time.monotonic() > deadline or (process.poll() not in (None, 0) and not batch):
+                raise RuntimeError(
+                    f"{process.args!r}: {seen} of {outputs} outputs, exit code {process.returncode}"
+                )
+    finally:
+        consumer.close()
+    return moment, used
+
+

@@ -1,0 +1,1 @@
+"""The engines that do the job, each a program that runs in a process of its own."""

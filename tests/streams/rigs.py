@@ -1,0 +1,104 @@
+"""The two logs that the contract suite runs on, each with the topics of one partition task."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from aiokafka import AIOKafkaProducer
+
+from schemas import topics
+from schemas.codec import Record
+from schemas.envelope import Headers
+from streams.admin import TopicSpec, declared, ensure_topics
+from streams.kafka import client_options
+from streams.kafka_log import KafkaLog
+from streams.log import Log
+from streams.memory_log import MemoryLog
+from streams.settings import Settings
+from tests.streams.harness import CHANGELOG, SIGNALS, TICKS
+
+NAMES = (SIGNALS, CHANGELOG, TICKS, topics.ANOMALIES.name, topics.DEAD_LETTERS.name)
+OUT = topics.ANOMALIES.name
+OUT_PARTITIONS = 3
+
+
+class Rig(Protocol):
+    """A log with the topics NAMES, all empty; OUT has OUT_PARTITIONS partitions, the others one."""
+
+    log: Log
+
+    def another(self) -> Log:
+        """The same log as another process has it, good for `fence`."""
+
+    async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+        """Write to partition 0 as a foreign producer does, outside any transaction."""
+
+
+async def everything(log: Log, topic: str, partition: int = 0) -> list[Record]:
+    """All that a reader sees between the bounds."""
+    first, end = await log.bounds(topic, partition)
+    return [r async for batch in log.read(topic, partition, first, end) for r in batch]
+
+
+class MemoryRig:
+    """In memory."""
+
+    def __init__(self) -> None:
+        self.memory = MemoryLog({n: OUT_PARTITIONS if n == OUT else 1 for n in NAMES})
+        self.log: Log = self.memory
+
+    def another(self) -> Log:
+        """See Rig."""
+        return self.memory
+
+    async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+        """See Rig."""
+        self.memory.append(topic, key, value, headers, 0)  # type: ignore[arg-type]  # Kafka has null keys
+
+
+class KafkaRig:
+    """On a real broker, in a namespace of its own."""
+
+    def __init__(self, settings: Settings, log: KafkaLog, producer: AIOKafkaProducer) -> None:
+        self.settings = settings
+        self.log: Log = log
+        self._producer = producer
+
+    def another(self) -> Log:
+        """See Rig."""
+        return KafkaLog(self.settings)
+
+    async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+        """See Rig."""
+        await self._producer.send_and_wait(
+            self.settings.named(topic), value, key, partition=0, headers=list(headers)
+        )
+
+
+@asynccontextmanager
+async def kafka_rig(broker: Settings) -> AsyncIterator[KafkaRig]:
+    """A rig on the running broker."""
+    settings = broker.model_copy(update={"namespace": f"t{uuid.uuid4().hex[:8]}"})
+    specs = {spec.name: spec for spec in declared(settings)}
+    ticks = TopicSpec(TICKS, 1, specs[OUT].config)
+    changelog = TopicSpec(CHANGELOG, 1, specs[OUT].config | {"cleanup.policy": "compact"})
+    own = {CHANGELOG: changelog, TICKS: ticks}
+    await ensure_topics(
+        settings,
+        [
+            TopicSpec(n, OUT_PARTITIONS if n == OUT else 1, (own.get(n) or specs[n]).config)
+            for n in NAMES
+        ],
+    )
+    log = KafkaLog(settings)
+    await log.start()
+    producer = AIOKafkaProducer(**client_options(settings), max_request_size=8 * 1024 * 1024)
+    await producer.start()
+    try:
+        yield KafkaRig(settings, log, producer)
+    finally:
+        await producer.stop()
+        await log.close()
