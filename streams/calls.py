@@ -38,11 +38,15 @@ class Calls(Generic[One, Many, InRun, InToolCall, InLlmCall]):
     def _within(self, scope: Scope) -> Any:
         raise NotImplementedError
 
+    def _as_told(self, told: tuple[e.Event, Options]) -> Outgoing:
+        """What a scope gives: its options are complete but for the project."""
+        event, options = told
+        options.setdefault("project", self._project)
+        return address(event, self._source, options)
+
     def outgoing(self, event: e.Event, *, cause: str | None = None, **options: Unpack[Options]) -> Outgoing:
         """An event as it would be emitted here, for `emit_many`; `cause`: id of the event that led to it."""
-        merged = options_here(options, cause)
-        merged.setdefault("project", self._project)
-        return address(event, self._source, merged)
+        return self._as_told((event, options_here(options, cause)))
 
     def emit(self, event: e.Event, *, cause: str | None = None, **options: Unpack[Options]) -> One:
         """Write an event and wait for the acknowledgement; see `Options` for what may be said of it."""

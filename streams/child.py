@@ -72,6 +72,8 @@ class Child:
     @property
     def state(self) -> str:
         """In a word: what it says of itself, or where the supervisor is with it."""
+        if self._keeper is None:
+            return "waiting"
         if self.pid is None:
             return "restarting" if self._waiting and not self._stopping else "stopped"
         if self._stopping:

@@ -25,6 +25,7 @@ SIDE_BY_SIDE = 132
 _COLOURS = {
     "running": "green",
     "external": "green",
+    "waiting": "dim",
     "starting": "yellow",
     "stopping": "yellow",
     "restarting": "red",
@@ -65,18 +66,18 @@ def screen(
     processes = _processes([p for p in seen.processes if p.name != "up"])
     progress = _progress(seen)
     head = [_headline(seen, headline), Text()]
-    tail = [Text(), *_findings(findings), Text(), *_addresses(settings), *_notes(notes)]
+    tail = [Text(), *_findings(findings), Text(), *_addresses(settings)]
     if width >= SIDE_BY_SIDE:
         middle = _beside(processes, progress)
     else:
         middle = [*processes, Text(), *progress]
-        if len(head) + len(middle) + len(tail) >= height:
+        if len(head) + len(middle) + len(tail) + NOTES >= height:
             middle = [*processes, Text(), _lag(seen)]
     lines = [*head, *middle, *tail]
     for line in lines:
         line.no_wrap = True
         line.overflow = "ellipsis"
-    return Group(*lines)
+    return Group(*lines, *_notes(notes))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Cell]], left: int = 1) -> list[Text]:
@@ -119,7 +120,6 @@ def _headline(seen: Overview, headline: str) -> Text:
         (f"{seen.pss_bytes / 2**20:,.0f} MiB", "bold"),
         ("   cpu ", "dim"),
         (f"{seen.cpu:.0%} of a core", "bold"),
-        ("   Ctrl-C stops everything", "dim"),
     )
 
 
@@ -198,6 +198,7 @@ def _addresses(settings: Settings) -> list[Text]:
             settings.bootstrap,
         ),
         Text.assemble(("data ", "dim"), str(settings.data), ("   key ", "dim"), key),
+        Text("Ctrl-C stops everything", "dim"),
     ]
 
 

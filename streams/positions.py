@@ -22,7 +22,7 @@ from projections.view import Place, View
 from schemas import topics
 from schemas.errors import DeadlineExceeded
 
-FIRST_POLL_S, LONGEST_POLL_S = 0.01, 0.2
+FIRST_POLL_S, LONGEST_POLL_S = 0.01, 0.05
 
 
 class Offsets(Protocol):
@@ -143,4 +143,4 @@ async def _until(is_so: Callable[[], Awaitable[bool]]) -> None:
     pause_s = FIRST_POLL_S
     while not await is_so():
         await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
+        pause_s = min(pause_s * 1.3, LONGEST_POLL_S)

@@ -115,20 +115,18 @@ class Headwater(
 
     @asynccontextmanager
     async def _within(self, scope: S) -> AsyncIterator[S]:
-        event, options = scope.begin()
+        first = scope.begin()
         try:
-            await self.emit(event, **options)
+            await self._send(self._as_told(first))
             try:
                 yield scope
             except BaseException as error:
                 try:
-                    event, options = scope.end(error)
-                    await self.emit(event, **options)
+                    await self._send(self._as_told(scope.end(error)))
                 except HeadwaterError as second:
                     _unsent(error, second)
                 raise
-            event, options = scope.end(None)
-            await self.emit(event, **options)
+            await self._send(self._as_told(scope.end(None)))
         finally:
             scope.leave()
 
@@ -200,20 +198,18 @@ class SyncHeadwater(
 
     @contextmanager
     def _within(self, scope: S) -> Iterator[S]:
-        event, options = scope.begin()
+        first = scope.begin()
         try:
-            self.emit(event, **options)
+            self._send(self._as_told(first))
             try:
                 yield scope
             except BaseException as error:
                 try:
-                    event, options = scope.end(error)
-                    self.emit(event, **options)
+                    self._send(self._as_told(scope.end(error)))
                 except HeadwaterError as second:
                     _unsent(error, second)
                 raise
-            event, options = scope.end(None)
-            self.emit(event, **options)
+            self._send(self._as_told(scope.end(None)))
         finally:
             scope.leave()
 

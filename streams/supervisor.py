@@ -14,7 +14,7 @@ import time
 from schemas.errors import HeadwaterError
 from streams.broker import Broker
 from streams.child import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Child, Once, Say, rotate
-from streams.doctor import kafka_jars
+from streams.doctor.machine import kafka_jars
 from streams.instance import InstanceLock, refuse_taken_ports
 from streams.settings import Settings
 from streams.status import ProcessStatus, State, read
@@ -35,7 +35,7 @@ class Supervisor:
         self.say = say
         self.broker = Broker(settings) if settings.embedded else None
         self.broker_restarts = 0
-        self.broker_state = "stopped" if settings.embedded else "external"
+        self.broker_state = "waiting" if settings.embedded else "external"
         self.children = {name: Child(settings, name, say) for name in ("folds", "views", "serve")}
         if simulate:
             command = (sys.executable, "-m", "streams", "simulate", "--agents", str(agents))

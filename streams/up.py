@@ -9,6 +9,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -143,7 +144,7 @@ class Live:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                drawing.update(self._screen(observer.look(), "stopped"), refresh=True)
+                drawing.update(self._screen(_stopped(observer.latest), "stopped"), refresh=True)
                 configure(self.settings, "up")
 
     async def _draw(self, drawing: Any, observer: Observer, supervisor: Supervisor) -> None:
@@ -187,6 +188,16 @@ class Live:
             found = await asyncio.to_thread(latest_findings, self.settings)
             if found is not None:
                 self.findings, last = found, (written, now)
+
+
+def _stopped(seen: Overview | None) -> Overview:
+    """The last picture: what was counted, and nothing running."""
+    if seen is None:
+        return Overview([])
+    over = [
+        replace(p, state="stopped", pid=None, cpu=None, pss_bytes=None, since=None) for p in seen.processes
+    ]
+    return replace(seen, processes=over, rate_in=0.0, rate_out=0.0)
 
 
 def _outputs(seen: Overview | None) -> int:

@@ -75,7 +75,9 @@ class Source:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
-            max_partition_fetch_bytes=2 * settings.max_record_bytes,
+            # Kafka gives one batch even where it is larger; six views' buffers add up.
+            max_partition_fetch_bytes=1024 * 1024,
+            fetch_max_bytes=8 * 1024 * 1024,
             retry_backoff_ms=500,
         )
         self._ends: dict[Place, int] = {}

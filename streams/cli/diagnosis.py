@@ -94,7 +94,7 @@ def doctor(*, as_json: AsJson = False) -> None:
     """Look for what is missing or wrong, and say what to do. Exit code 1 when something fails."""
     import asyncio  # noqa: PLC0415
 
-    from streams.doctor_kafka import examine  # noqa: PLC0415
+    from streams.doctor import examine  # noqa: PLC0415
 
     found = asyncio.run(examine(load_settings()))
     failed = sum(f.level == "fail" for f in found)

@@ -146,11 +146,13 @@ def replay_dead_letter(
     topic: Annotated[str, typer.Argument(help="Topic of the record that no fold could take.")],
     partition: Annotated[int, typer.Argument(min=0)],
     offset: Annotated[int, typer.Argument(min=0)],
+    *,
+    fold: Annotated[str | None, typer.Option(help="Only this fold's letter; each fold's by default.")] = None,
 ) -> None:
     """Give a dead letter's record again to the fold that could not take it."""
     import asyncio  # noqa: PLC0415
 
     from streams.dead_letters import replay  # noqa: PLC0415
 
-    asyncio.run(replay(load_settings(), topic, partition, offset))
-    typer.echo(f"{topic}/{partition}@{offset} is given again")
+    for position in asyncio.run(replay(load_settings(), topic, partition, offset, fold)):
+        typer.echo(f"given again as {position.topic}/{position.partition}@{position.offset}")

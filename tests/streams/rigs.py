@@ -81,7 +81,7 @@ class KafkaRig:
 @asynccontextmanager
 async def kafka_rig(broker: Settings) -> AsyncIterator[KafkaRig]:
     """A rig on the running broker."""
-    settings = broker.model_copy(update={"namespace": f"t{uuid.uuid4().hex[:8]}"})
+    settings = broker.model_copy(update={"namespace": f"t{uuid.uuid4().hex[:8]}", "partitions": 1})
     specs = {spec.name: spec for spec in declared(settings)}
     ticks = TopicSpec(TICKS, 1, specs[OUT].config)
     changelog = TopicSpec(CHANGELOG, 1, specs[OUT].config | {"cleanup.policy": "compact"})

@@ -13,10 +13,9 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from streams import doctor
 from streams.admin import TopicSpec, declared, ensure_topics
-from streams.doctor import Finding, examine_machine
-from streams.doctor_kafka import kafka
+from streams.doctor import Finding, examine_machine, instance, machine
+from streams.doctor.kafka import kafka
 from streams.instance import InstanceLock
 from streams.settings import Settings
 from streams.status import ProcessStatus
@@ -46,7 +45,7 @@ def test_a_fresh_machine_is_well(settings: Settings) -> None:
 def test_a_mistyped_variable_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """HEADWATER_PROT is no setting; the known ones are named."""
     monkeypatch.setenv("HEADWATER_PROT", "7100")
-    wrong = only(doctor.variables(settings), "warn")
+    wrong = only(machine.variables(settings), "warn")
     assert "HEADWATER_PROT" in wrong.says
     assert "port" in wrong.do
 
@@ -57,7 +56,7 @@ def test_a_mistyped_line_of_the_file_is_found(
     """So is an unknown name in headwater.toml."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "headwater.toml").write_text("partitons = 4\n")
-    assert "partitons in headwater.toml" in only(doctor.variables(settings), "warn").says
+    assert "partitons in headwater.toml" in only(machine.variables(settings), "warn").says
 
 
 def test_a_taken_port_is_found_with_its_user(settings: Settings) -> None:
@@ -65,23 +64,23 @@ def test_a_taken_port_is_found_with_its_user(settings: Settings) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", settings.port))
         taken.listen()
-        wrong = only(doctor.doors(settings), "fail")
+        wrong = only(instance.doors(settings), "fail")
         assert f"port {settings.port}" in wrong.check
         assert f"pid {os.getpid()}" in wrong.says
         ProcessStatus(settings, "serve").set("running")
-        assert all(f.level == "ok" for f in doctor.doors(settings))
+        assert all(f.level == "ok" for f in instance.doors(settings))
 
 
 def test_a_stale_lock_is_no_problem_and_is_told(settings: Settings) -> None:
     """A lock file without a holder is said to be stale; a held one names its holder."""
     settings.data.mkdir()
     (settings.data / "up.lock").write_text("999999")
-    (stale,) = doctor.lock(settings)
+    (stale,) = instance.lock(settings)
     assert stale.level == "ok"
     assert "stale" in stale.says
     lock = InstanceLock(settings)
     lock.take()
-    (held,) = doctor.lock(settings)
+    (held,) = instance.lock(settings)
     assert f"pid {os.getpid()}" in held.says
     lock.release()
 
@@ -92,13 +91,13 @@ def test_a_key_that_others_can_read_fails(settings: Settings) -> None:
     path = settings.data / "api-key"
     path.write_text("k" * 43)
     path.chmod(0o644)
-    wrong = only(doctor.api_key(settings), "fail")
+    wrong = only(instance.api_key(settings), "fail")
     assert "0644" in wrong.says
     assert f"chmod 600 {path}" in wrong.do
     path.chmod(0o600)
-    assert doctor.api_key(settings)[0].level == "ok"
+    assert instance.api_key(settings)[0].level == "ok"
     given = settings.model_copy(update={"api_key": SecretStr("k" * 43)})
-    assert "HEADWATER_API_KEY" in doctor.api_key(given)[0].says
+    assert "HEADWATER_API_KEY" in instance.api_key(given)[0].says
 
 
 def test_a_broken_database_fails(settings: Settings) -> None:
@@ -106,11 +105,11 @@ def test_a_broken_database_fails(settings: Settings) -> None:
     settings.data.mkdir()
     path = settings.data / "views.sqlite"
     path.write_bytes(b"no database at all" * 100)
-    assert "made anew from the log" in only(doctor.database(settings), "fail").do
+    assert "made anew from the log" in only(instance.database(settings), "fail").do
     path.write_bytes(b"")
-    assert doctor.database(settings)[0].level == "ok"
+    assert instance.database(settings)[0].level == "ok"
     server = Settings(data=settings.data, database="postgresql+nodriver://me:secret@127.0.0.1/x")
-    wrong = only(doctor.database(server), "fail")
+    wrong = only(instance.database(server), "fail")
     assert "secret" not in wrong.says
 
 
@@ -118,18 +117,18 @@ def test_little_disk_and_memory_warn_then_fail(settings: Settings, monkeypatch: 
     """The limits are those of a log that is kept for ever and of all processes together."""
     settings.data.mkdir()
     for free, disk_level, memory_level in ((100, "ok", "ok"), (1.2, "warn", "warn"), (0.5, "fail", "fail")):
-        size = int(free * doctor.GIB)
+        size = int(free * machine.GIB)
         monkeypatch.setattr(shutil, "disk_usage", lambda _, s=size: SimpleNamespace(free=s))
         monkeypatch.setattr(psutil, "virtual_memory", lambda s=size: SimpleNamespace(available=s))
-        assert doctor.disk(settings)[0].level == disk_level
-        assert doctor.memory(settings)[0].level == memory_level
+        assert machine.disk(settings)[0].level == disk_level
+        assert machine.memory(settings)[0].level == memory_level
 
 
 def test_failed_and_dead_processes_are_found(settings: Settings) -> None:
     """A process that failed is named with its reason and its log."""
     status = ProcessStatus(settings, "folds")
     status.set("failed", error="no topics")
-    wrong = only(doctor.processes(settings), "fail")
+    wrong = only(instance.processes(settings), "fail")
     assert "no topics" in wrong.says
     assert "folds.log" in wrong.do
 

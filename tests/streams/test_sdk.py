@@ -14,6 +14,7 @@ import pytest
 from schemas import events as e
 from schemas.codec import Decoded
 from schemas.errors import BrokerUnavailable, HeadwaterError, InvalidEvent
+from schemas.topics import RAW
 from streams.context import current
 from streams.producer import Position
 from streams.sdk import Emitted, Headwater, SyncHeadwater
@@ -34,8 +35,7 @@ async def hw(broker: Settings) -> AsyncIterator[Headwater]:
 class Recorder:
     """What was emitted since it was made, over all raw topics, in the order of making."""
 
-    topics = ("agent.runs", "agent.messages", "agent.tool-calls", "agent.llm-calls", "agent.metrics")
-    topics += ("agent.errors", "agent.lifecycle")
+    topics = tuple(t.name for t in RAW)
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -93,7 +93,7 @@ async def test_emit_many(broker: Settings, hw: Headwater) -> None:
 
 
 async def test_a_run(hw: Headwater, recorder: Recorder) -> None:
-    """Every step shares the run's id and trace, is caused by what it is nested in, and is a span of its own."""
+    """Every step shares the run's id and trace, is caused by what it is nested in, and is its own span."""
     async with hw.run("sofia", task="flight", conversation_id="talk") as run:
         async with hw.llm_call("openai", "gpt-4o-mini") as llm:
             llm.answered(input_tokens=10, output_tokens=5, cost_usd=0.01, finish_reason="stop")
@@ -175,7 +175,7 @@ async def test_a_cancelled_run(hw: Headwater, recorder: Recorder) -> None:
 
     task = asyncio.create_task(work())
     while not await recorder.events():
-        await asyncio.sleep(0.05)
+        pass
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -220,16 +220,16 @@ async def test_calls_outside_of_a_run(hw: Headwater, recorder: Recorder) -> None
     """A call on its own needs an agent; its events are linked to each other and to no run."""
     async with hw.tool_call("t", agent_id="solo"):
         await hw.metric("tool:t", "n", 1)
+    found = await recorder.events()
     asked, done, metric = (
-        one(await recorder.events(), kind).envelope
-        for kind in (e.ToolCallRequested, e.ToolCallCompleted, e.MetricReported)
+        one(found, kind).envelope for kind in (e.ToolCallRequested, e.ToolCallCompleted, e.MetricReported)
     )
     assert done.causation_id == metric.causation_id == asked.id
     assert {d.correlation_id for d in (asked, done, metric)} == {None}
     with pytest.raises(InvalidEvent, match="no agent_id"):
         hw.tool_call("t")
     with pytest.raises(InvalidEvent, match="no agent_id"):
-        hw.message("x")
+        _ = hw.message("x")
 
 
 @pytest.mark.parametrize(

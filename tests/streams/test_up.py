@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +47,21 @@ class Instance:
         """Start it and wait until everything runs."""
         self.process = self.spawn()
         until(self.is_ready, timeout_s)
+
+    def spawn_in_terminal(self) -> int:
+        """Start it with the live display in a terminal of 150 columns; returns the terminal's other end."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 150, 0, 0))
+        os.set_blocking(ours, False)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "streams", "up", "--no-simulate"],
+            env=self.environment | {"TERM": "xterm"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        return ours
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start it; what it says goes to `up.err` in its folder."""
@@ -116,7 +136,7 @@ def test_all_processes_run_and_status_tells(instance: Instance) -> None:
     assert said["running"]
     assert instance.process is not None
     assert said["up_pid"] == instance.process.pid
-    assert PROCESSES <= said["processes"].keys()
+    assert said["processes"].keys() >= PROCESSES
     for name in PROCESSES:
         assert said["processes"][name]["state"] == "running"
         assert said["processes"][name]["pid"] == instance.pids()[name]
@@ -136,7 +156,7 @@ def test_the_doctor_finds_a_running_instance_well(instance: Instance) -> None:
 
 
 def test_an_event_goes_through_folds_and_is_counted(instance: Instance) -> None:
-    """What `produce` writes, intake turns into a signal; status counts it, and the supervisor saw the first."""
+    """What `produce` writes, intake turns into a signal; status counts it, the supervisor saw the first."""
     assert instance.run("produce", "MetricReported", "--data", METRIC).returncode == 0
     shown = instance.run("tail", "signals", "--json", "--since", "1m", "--no-follow")
 
@@ -218,13 +238,21 @@ def test_ctrl_c_stops_all_in_time(instance: Instance) -> None:
 def test_two_instances_and_a_killed_supervisor(instance: Instance, tmp_path: Path) -> None:
     """Side by side they do not touch; SIGKILL of one supervisor leaves no orphan, and the other runs on.
 
-    The killed one starts again on its folder at once, with the log as it was.
+    The killed one starts again on its folder at once, with the log as it was. The other one shows
+    the live display all the while.
     """
     other = Instance(tmp_path / "other", free_base_port() + 300)
-    first, second = instance.spawn(), other.spawn()
-    instance.process, other.process = first, second
+    first = instance.process = instance.spawn()
+    terminal = other.spawn_in_terminal()
+    shown = bytearray()
+
+    def both_ready() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            shown.extend(os.read(terminal, 1 << 20))
+        return instance.is_ready() and other.is_ready()
+
     try:
-        until(lambda: instance.is_ready() and other.is_ready(), 120)
+        until(both_ready, 120)
         assert not set(instance.pids().values()) & set(other.pids().values())
         tree = instance.tree()
         first.kill()
@@ -232,11 +260,18 @@ def test_two_instances_and_a_killed_supervisor(instance: Instance, tmp_path: Pat
         until(lambda: gone(tree), 5)
         assert other.is_ready()
         assert len(other.tree()) >= len(PROCESSES) + 1
+        time.sleep(2.5)  # an idle screen is drawn every 2 s
+        with contextlib.suppress(BlockingIOError):
+            shown.extend(os.read(terminal, 1 << 20))
+        screen = shown.decode(errors="replace")
+        assert "Headwater" in screen
+        assert all(name in screen for name in (*PROCESSES, "fold intake", other.settings.api_url))
         other.end()
         instance.start()
-        shown = instance.run("tail", "agent.metrics", "--json", "--no-follow").stdout
-        assert len(shown.splitlines()) == 2
+        events = instance.run("tail", "agent.metrics", "--json", "--no-follow").stdout
+        assert len(events.splitlines()) == 2
     finally:
+        os.close(terminal)
         other.end()
         instance.end()
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,10 @@ from streams.settings import Settings
 from streams.status import ProcessStatus
 from tests.conftest import free_base_port
 
-COMMANDS = (
-    "up broker folds views serve simulate status doctor produce tail replay topics schemas topology keys dead-letters"
-).split()
+COMMANDS = [
+    *("up", "broker", "folds", "views", "serve", "simulate", "status", "doctor", "produce", "tail", "replay"),
+    *("topics", "schemas", "topology", "keys", "dead-letters"),
+]
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def test_help_names_every_command_and_is_quick() -> None:
         "print(sorted({'aiokafka', 'river', 'fastapi', 'pydantic', 'sqlalchemy'} & sys.modules.keys()))"
     )
     command = [sys.executable, "-c", code, "--help"]
-    began = time.process_time(), os.times().children_user
+    began = os.times().children_user
     run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert os.times().children_user - began[1] < 0.5
+    assert os.times().children_user - began < 0.5
     assert run.stdout.rstrip().endswith("[]")
     for command_name in COMMANDS:
         assert f" {command_name} " in run.stdout

@@ -35,7 +35,7 @@ def headwater(
 
 
 def test_one_event_from_arguments_is_in_the_log(broker: Settings) -> None:
-    """`produce TYPE --data` prints where it is; `tail --json` shows it there; and it can be produced again."""
+    """`produce TYPE --data` prints where it is; `tail --json` shows it there; it can be produced again."""
     out = headwater(
         broker,
         "produce",

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from schemas.errors import HeadwaterError
 from schemas.registry import check as check_schemas
-from streams.doctor import Finding, examine_machine
+from streams.doctor.finding import Finding
 from streams.instance import InstanceLock
 from streams.overview import reachable
 from streams.settings import Settings
 from streams.status import read_all
-
-
-async def examine(settings: Settings) -> list[Finding]:
-    """The whole report, the machine's part first."""
-    return [*examine_machine(settings), *schemas(), *await kafka(settings)]
 
 
 def schemas() -> list[Finding]:

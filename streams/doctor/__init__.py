@@ -1,0 +1,47 @@
+"""What is missing or wrong with this machine and this instance, and what to do about each.
+
+Nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psutil
+
+from streams.doctor import instance, machine
+from streams.doctor.finding import Finding, Level
+from streams.settings import Settings
+
+__all__ = ["Finding", "Level", "examine", "examine_machine"]
+
+_CHECKS: tuple[Callable[[Settings], list[Finding]], ...] = (
+    machine.python,
+    machine.variables,
+    machine.disk,
+    machine.memory,
+    instance.lock,
+    instance.doors,
+    machine.java,
+    instance.api_key,
+    instance.database,
+    instance.processes,
+)
+
+
+def examine_machine(settings: Settings) -> list[Finding]:
+    """Everything that can be seen without Kafka."""
+    found: list[Finding] = []
+    for check in _CHECKS:
+        try:
+            found += check(settings)
+        except (OSError, psutil.Error) as error:
+            found.append(Finding(check.__name__, "warn", f"cannot be looked at: {error}", "look by hand"))
+    return found
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """The whole report, the machine's part first."""
+    from streams.doctor.kafka import kafka, schemas  # noqa: PLC0415 - brings the models along
+
+    return [*examine_machine(settings), *schemas(), *await kafka(settings)]
