@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import chain
 from time import time as _now
 from typing import NamedTuple, TypedDict
 
@@ -115,9 +116,7 @@ def prepare(item: Outgoing, codec: Codec) -> Prepared:
             f"{type(event).__name__} cannot be written: {error}",
             hint="make events by their constructor, which checks them",
         ) from error
-    metadata = len(key_bytes)
-    for name, text in headers:
-        metadata += len(name) + len(text)
+    metadata = len(key_bytes) + sum(map(len, chain.from_iterable(headers)))
     if metadata > MAX_METADATA_BYTES:
         raise RecordTooLarge(
             f"key and headers of {type(event).__name__} take {metadata:,} bytes, "

@@ -267,6 +267,24 @@ async def test_a_record_that_is_no_event_is_skipped(settings: Settings) -> None:
         assert read_all(settings)["views"]["facts"]["views"]["runs"]["skipped"] == 10
 
 
+async def test_the_largest_records_pass(settings: Settings) -> None:
+    """Records at the size limit, which no compression makes smaller, are read and do not stop a view."""
+    large = os.urandom(settings.max_record_bytes // 2 - 500).hex()
+    async with running((settings, run)), asking(settings) as (store, wait_for):
+        await prepared(settings)
+        async with Producer(settings) as producer:
+            message = e.MessagePosted(agent_id="a", role="user", content=large)
+            positions = await producer.emit_many(
+                [producer.outgoing(message, correlation_id="r") for _ in range(8)]
+            )
+        await wait_for(token(positions), "runs", 30)
+        await wait_for(token(positions), "events", 30)
+        assert run_row(store).messages == 8
+        with store.read("events") as reading:
+            table = reading.tables["events"]["events"]
+            assert large in reading.connection.execute(table.select()).first().data  # type: ignore[union-attr]
+
+
 async def test_an_offset_below_the_log_is_not_passed_over(settings: Settings) -> None:
     """A view whose next records are gone stops and says so; others go on; a rebuild mends it."""
     positions = await produce(settings, 100)

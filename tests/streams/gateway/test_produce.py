@@ -351,3 +351,17 @@ async def test_while_the_broker_is_away(tmp_path: Path) -> None:
                 assert answer.headers["Retry-After"] == "1"
                 assert "events not acknowledged" in answer.json()["detail"]
             assert [i["id"] for i in answer.json()["items"]] == ["a", "b"]
+
+
+async def test_while_the_disk_is_full(tmp_path: Path) -> None:
+    """507 before anything is sent, where the embedded log's disk has less than the reserve."""
+    settings = Settings(data=tmp_path, port=free_base_port(), disk_reserve_bytes=2**60)
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        headers = {"Authorization": f"Bearer {admin_key(settings)}"}
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://x", headers=headers
+        ) as http:
+            answer = await http.post("/v1/events", json=metric())
+    assert answer.status_code == 507
+    assert "kept in reserve" in answer.json()["detail"]
