@@ -64,7 +64,7 @@ def _values(cursor: str, name: str, keys: Sequence[Column[Any]]) -> list[Any]:
         padded = cursor + "=" * (-len(cursor) % 4)
         found, *values = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         if len(values) != len(keys):
-            raise ValueError("another list's cursor")  # noqa: TRY301
+            raise ValueError("another list's cursor")
         checked = [_checked(value, key.type) for value, key in zip(values, keys, strict=True)]
     except (ValueError, TypeError, binascii.Error) as error:
         raise BadCursor("this is not a cursor of this list", hint="send `next` back as you got it") from error

@@ -38,7 +38,7 @@ def decode(token: str) -> dict[str, dict[int, int]]:
         }
         numbers = [n for partitions in position.values() for pair in partitions.items() for n in pair]
         if not all(type(n) is int and 0 <= n <= _MOST for n in numbers):
-            raise ValueError("offsets and partitions are whole numbers from 0")  # noqa: TRY301
+            raise ValueError("offsets and partitions are whole numbers from 0")
     except (ValueError, AttributeError, TypeError, binascii.Error) as error:
         raise BadToken(
             "this is not a position token", hint="send one back as you got it, in `position`"

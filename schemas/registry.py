@@ -114,4 +114,4 @@ def register(folder: Path = FOLDER, models: tuple[type[Event], ...] = EVENT_TYPE
 
 if __name__ == "__main__":
     for line in register() or ["nothing changed"]:
-        print(line)
+        print(line)  # noqa: T201 - a command

@@ -47,7 +47,11 @@ TOOL_CALLS = Topic(
 LLM_CALLS = Topic(
     "agent.llm-calls",
     "raw",
-    {e.LlmCallRequested: "request_model", e.LlmCallCompleted: "request_model", e.LlmCallFailed: "request_model"},
+    {
+        e.LlmCallRequested: "request_model",
+        e.LlmCallCompleted: "request_model",
+        e.LlmCallFailed: "request_model",
+    },
     "models called, and what came of it",
 )
 RUNS = Topic(

@@ -25,7 +25,7 @@ class InstanceLock:
     def take(self) -> None:
         """Take it, or raise ConfigurationError naming the process that has it, or the folder's fault."""
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds keys and messages
             file = self.path.open("a+")
         except OSError as error:
             raise ConfigurationError(

@@ -103,7 +103,7 @@ def list_keys(settings: Settings) -> list[KeyInfo]:
     return sorted(_read(_path(settings)).keys, key=lambda k: k.created)
 
 
-def revoke(settings: Settings, id: str) -> KeyInfo:  # noqa: A002 - as in KeyInfo
+def revoke(settings: Settings, id: str) -> KeyInfo:
     """Take a key's rights from now on; raises ConfigurationError where there is no key of this id."""
     with _changing(settings) as file:
         gone = next((k for k in file.keys if k.id == id), None)

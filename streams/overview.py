@@ -16,7 +16,7 @@ from streams.status import Status, read_all
 
 ORDER = ("broker", "folds", "reactors", "views", "memory", "serve", "fleet", "simulate", "up")
 _RATE_WINDOW_S = 5.0
-_MEMORY_EVERY_S = 5.0
+_MEMORY_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Simulation:
         self,
         event: Event,
         *,
-        id: str,  # noqa: A002 - the CloudEvents attribute's name
+        id: str,
         time: float,
         project: str = "default",
         source: str = "test",

@@ -25,6 +25,7 @@ IDLE_REFRESH_S = 2.0
 FINDINGS_S = 2.0
 FINDINGS_AT_LEAST_EVERY_S = 15.0
 _POLL_S = 0.1
+_LONGEST_POLL_S = 5.0
 
 log = structlog.get_logger()
 
@@ -85,8 +86,10 @@ async def _milestones(supervisor: Supervisor, face: Plain | Live, started: float
         f"ready after {time.monotonic() - started:.1f} s: API {settings.api_url} "
         f"(docs {settings.api_url}/docs), Kafka {settings.bootstrap}, data {settings.data}",
     )
-    while observer.look().events_in == 0:  # noqa: ASYNC110 - likewise
-        await asyncio.sleep(REFRESH_S)
+    pause_s = REFRESH_S
+    while observer.look().events_in == 0:
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, _LONGEST_POLL_S)  # nobody may ever send one
     face.say("info", f"first event processed within {time.monotonic() - started:.1f} s of the start")
 
 

@@ -42,8 +42,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def data_set() -> Iterator[Path]:
+def data_set() -> Path:
     """The folder of recorded data sets; tests that need one skip where it is absent."""
     if not DATA.is_dir():
         pytest.skip(f"no data sets at {DATA}: set HEADWATER_TEST_DATA")
-    yield DATA
+    return DATA

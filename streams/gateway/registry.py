@@ -140,22 +140,22 @@ def _by_id(router: APIRouter, lookup: Lookup) -> None:
         return ["AVRO"]
 
     @router.get("/schemas/ids/{id}", responses=_READ)
-    async def get_schema(id: Id) -> SchemaById:  # noqa: A002
+    async def get_schema(id: Id) -> SchemaById:
         """The schema with this id; a query's `subject` is not needed, ids are the same everywhere."""
         return SchemaById(schema_=_text(lookup.by_id(id)))
 
     @router.get("/schemas/ids/{id}/schema", responses=_READ)
-    async def get_plain_schema(id: Id) -> dict[str, Any]:  # noqa: A002
+    async def get_plain_schema(id: Id) -> dict[str, Any]:
         """The schema itself."""
         return lookup.by_id(id).definition
 
     @router.get("/schemas/ids/{id}/subjects", responses=_READ)
-    async def get_subjects_of_schema(id: Id) -> list[str]:  # noqa: A002
+    async def get_subjects_of_schema(id: Id) -> list[str]:
         """The subject that the id belongs to."""
         return [lookup.by_id(id).subject]
 
     @router.get("/schemas/ids/{id}/versions", responses=_READ)
-    async def get_versions_of_schema(id: Id) -> list[SubjectVersion]:  # noqa: A002
+    async def get_versions_of_schema(id: Id) -> list[SubjectVersion]:
         """The subject and version that the id belongs to."""
         found = lookup.by_id(id)
         return [SubjectVersion(subject=found.subject, version=found.version)]

@@ -29,7 +29,7 @@ _BLOCK = 1024 * 1024
 
 def replay_command(
     settings: Settings,
-    format: str,  # noqa: A002 - the word that the command and the docs use
+    format: str,
     path: Path,
     *,
     speed: str = "max",

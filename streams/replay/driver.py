@@ -62,7 +62,7 @@ _BAD_KEPT = 20
 
 async def replay(
     settings: Settings,
-    format: str,  # noqa: A002 - the word that the command and the docs use
+    format: str,
     path: Path,
     *,
     project: str | None = None,

@@ -62,7 +62,7 @@ def _report(runs: dict[str, list[dict[str, float]]], durable: dict[str, float]) 
     cpu = {name: middle([r["cpu_us_per_event"] for r in of]) for name, of in runs.items()}
     quix = max(rate["quix_memory"], rate["quix_store"])
     return {
-        "job": f"{TOOLS} keys, {AGENTS} agents in each, {PARTITIONS} partitions, an output every {EVERY} events",
+        "job": f"{TOOLS} keys, {AGENTS} agents in each, {PARTITIONS} partitions, 1 output in {EVERY} events",
         "events_per_s": {n: round(r) for n, r in rate.items()}
         | {"quix_durable": round(durable["events_per_s"])},
         "cpu_us_per_event": {n: round(c, 1) for n, c in cpu.items()},
@@ -173,5 +173,3 @@ def _until_visible(settings: Settings, outputs: int, process: subprocess.Popen[s
     finally:
         consumer.close()
     return moment, used
-
-

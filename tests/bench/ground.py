@@ -157,7 +157,7 @@ def preload(settings: Settings, topic: str, rows: Iterable[Row]) -> None:
     )
     name = settings.named(topic)
     for number, (key, value, headers) in enumerate(rows):
-        producer.produce(name, value, key, headers=headers)
+        producer.produce(name, value, key, headers=[*headers])
         if number % 1_000 == 0:
             producer.poll(0)
     left = producer.flush(60)

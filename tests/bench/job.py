@@ -39,8 +39,8 @@ class Models:
     def __init__(self) -> None:
         self.count = 0
         self.agents: dict[str, Statistics] = {}
-        self.trees = anomaly.HalfSpaceTrees(n_trees=10, height=6, window_size=100, seed=7)
-        self.failing = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+        self.trees: Any = anomaly.HalfSpaceTrees(n_trees=10, height=6, window_size=100, seed=7)
+        self.failing: Any = preprocessing.StandardScaler() | linear_model.LogisticRegression()
 
 
 def learn(models: Models, event: e.Signal) -> e.AnomalyDetected | None:

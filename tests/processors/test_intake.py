@@ -21,12 +21,20 @@ CASES: list[tuple[e.Event, e.Signal]] = [
     (
         e.ToolCallCompleted(**TOOL, latency_ms=12.5),
         e.Signal(
-            component="tool:search", kind="call", name="latency_ms", value=12.5, unit="ms", failed=False, agent_id="a"
+            component="tool:search",
+            kind="call",
+            name="latency_ms",
+            value=12.5,
+            unit="ms",
+            failed=False,
+            agent_id="a",
         ),
     ),
     (
         e.ToolCallCompleted(**TOOL),
-        e.Signal(component="tool:search", kind="call", name="latency_ms", unit="ms", failed=False, agent_id="a"),
+        e.Signal(
+            component="tool:search", kind="call", name="latency_ms", unit="ms", failed=False, agent_id="a"
+        ),
     ),
     (
         e.ToolCallFailed(**TOOL, error_type="timeout", latency_ms=9.0),
@@ -91,7 +99,7 @@ CASES: list[tuple[e.Event, e.Signal]] = [
     ),
     *(
         (
-            e.RunFinished(run_id="r", agent_id="a", outcome=outcome, score=0.25),  # type: ignore[arg-type]
+            e.RunFinished(run_id="r", agent_id="a", outcome=outcome, score=0.25),
             e.Signal(component="agent:a", kind="run", name=outcome, value=0.25, failed=failed),
         )
         for outcome, failed in [("success", False), ("failure", True), ("cancelled", None), ("unknown", None)]
@@ -147,4 +155,6 @@ def test_what_it_reads_and_what_not() -> None:
 def test_too_long_a_name_is_refused_not_cut() -> None:
     """A tool name of 256 characters has no room for its prefix: intake raises, so that it is a dead letter."""
     with pytest.raises(ValidationError, match="component"):
-        list(Intake().on_event(None, e.ToolCallCompleted(agent_id="a", tool_name="x" * 256, call_id="1"), 0.0))
+        list(
+            Intake().on_event(None, e.ToolCallCompleted(agent_id="a", tool_name="x" * 256, call_id="1"), 0.0)
+        )

@@ -20,13 +20,15 @@ def _values(annotation: Any, bounds: dict[str, Any]) -> st.SearchStrategy[Any]:
     if origin is Literal:
         return st.sampled_from(args)
     if origin in (Union, types.UnionType):
-        return st.one_of(st.none() if a is type(None) else _values(a, bounds) for a in args)
+        return st.one_of(*(st.none() if a is type(None) else _values(a, bounds) for a in args))
     if origin is list:
         return st.lists(_values(args[0], {}), max_size=3)
     if origin is dict:
         return st.dictionaries(_values(args[0], {}), _values(args[1], {}), max_size=3)
     simple: dict[type, st.SearchStrategy[Any]] = {
-        str: st.text(_TEXT, min_size=bounds.get("min_length", 0), max_size=min(20, bounds.get("max_length", 20))),
+        str: st.text(
+            _TEXT, min_size=bounds.get("min_length", 0), max_size=min(20, bounds.get("max_length", 20))
+        ),
         int: st.integers(bounds.get("ge", -(2**63)), bounds.get("le", 2**63 - 1)),
         float: st.floats(bounds.get("ge"), bounds.get("le"), allow_nan=False, allow_infinity=False),
         bool: st.booleans(),
@@ -40,7 +42,11 @@ def _bounds(metadata: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in metadata:
         for part in item.metadata if isinstance(item, FieldInfo) else [item]:
-            found |= {k: v for k in ("min_length", "max_length", "ge", "le") if (v := getattr(part, k, None)) is not None}
+            found |= {
+                k: v
+                for k in ("min_length", "max_length", "ge", "le")
+                if (v := getattr(part, k, None)) is not None
+            }
     return found
 
 

@@ -75,7 +75,14 @@ def changed(**fields: Any) -> dict[str, Any]:
         changed(count={"name": "count", "type": "double"}),
         changed(count={"name": "count", "type": ["null", "long"], "default": None}),
     ],
-    ids=["nothing", "optional field", "field with a default", "field removed", "long to double", "made optional"],
+    ids=[
+        "nothing",
+        "optional field",
+        "field with a default",
+        "field removed",
+        "long to double",
+        "made optional",
+    ],
 )
 def test_compatible_changes(new: dict[str, Any]) -> None:
     """These read what the earlier version wrote."""

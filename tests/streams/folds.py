@@ -17,7 +17,9 @@ UNLUCKY, TOO_LOUD, CURSED = 13, 77, 99
 """Values on which Chain raises, Loud yields too much, and Silence raises when it is woken."""
 
 
-def found(component: str, detector: str, value: float, expected: float, summary: str = "") -> e.AnomalyDetected:
+def found(
+    component: str, detector: str, value: float, expected: float, summary: str = ""
+) -> e.AnomalyDetected:
     """What all of them yield."""
     return e.AnomalyDetected(
         component=component,
@@ -99,12 +101,12 @@ class Learned(Fold[Model]):
 
 
 class Watch(msgspec.Struct):
-    """What was heard last of a component, and how often it fell silent."""
+    """What was heard last of a component, how often it fell silent, and a hash over all of it in order."""
 
     component: str
     value: float = 0.0
     silences: int = 0
-    woken_at: float = 0.0
+    digest: int = 0
 
 
 class Silence(Fold[Watch]):
@@ -122,13 +124,14 @@ class Silence(Fold[Watch]):
     def on_event(self, state: Watch, event: e.Event, at: float) -> Iterable[Output]:
         state.value = value_of(event)
         state.silences = 0
+        state.digest = (state.digest * 31 + int(at)) % 1_000_003
         yield Wake(at + 60)
 
     def on_wake(self, state: Watch, at: float) -> Iterable[Output]:
         if state.value == CURSED:
             raise RuntimeError("cursed")
         state.silences += 1
-        state.woken_at = at
+        state.digest = (state.digest * 37 + int(at)) % 1_000_003
         yield found(state.component, self.name, state.silences, at)
         if state.silences == 1:
             yield Wake(at + 60)

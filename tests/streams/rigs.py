@@ -88,10 +88,7 @@ async def kafka_rig(broker: Settings) -> AsyncIterator[KafkaRig]:
     own = {CHANGELOG: changelog, TICKS: ticks}
     await ensure_topics(
         settings,
-        [
-            TopicSpec(n, OUT_PARTITIONS if n == OUT else 1, (own.get(n) or specs[n]).config)
-            for n in NAMES
-        ],
+        [TopicSpec(n, OUT_PARTITIONS if n == OUT else 1, (own.get(n) or specs[n]).config) for n in NAMES],
     )
     log = KafkaLog(settings)
     await log.start()

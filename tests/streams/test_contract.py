@@ -84,7 +84,9 @@ async def test_a_commit_is_all_of_it(rig: Rig) -> None:
     for partition in range(OUT_PARTITIONS):
         expected = [s for s in by_key if partition_for(s.key, OUT_PARTITIONS) == partition]
         found = await everything(rig.log, OUT, partition)
-        assert [(r.key, r.value, list(r.headers)) for r in found] == [(s.key, s.value, [("h", b"x")]) for s in expected]
+        assert [(r.key, r.value, list(r.headers)) for r in found] == [
+            (s.key, s.value, [("h", b"x")]) for s in expected
+        ]
         assert all(r.timestamp > 1.6e9 for r in found)
     await owner.close()
 
@@ -248,9 +250,16 @@ async def lived(rig: Rig, step: str | None) -> tuple[Any, Any, Any, Any]:
         )
 
     for i, value in enumerate([20, 30, UNLUCKY, 40, CURSED, 50, 60, 60, 70]):
-        envelope = Envelope(id=f"e{min(i, 6)}" if i < 8 else "last", source="t", type="Signal", time=clock + i)
+        envelope = Envelope(
+            id=f"e{min(i, 6)}" if i < 8 else "last", source="t", type="Signal", time=clock + i
+        )
         component = f"c{i % 2}" if value != CURSED else "cursed"
-        await rig.append(SIGNALS, f"default/{component}".encode(), CODEC.encode(signal(value, component)), to_headers(envelope))
+        await rig.append(
+            SIGNALS,
+            f"default/{component}".encode(),
+            CODEC.encode(signal(value, component)),
+            to_headers(envelope),
+        )
     await rig.append(SIGNALS, b"\xff", b"garbage")
     _, end = await rig.log.bounds(SIGNALS, 0)
     worker, idles = task(), 0
@@ -299,7 +308,9 @@ async def test_a_task_assigned_anew_after_each_commit(rig: Rig) -> None:
         await task.assign()
     await task.discard()
     await settled(rig)
-    decoded = [CODEC.decode(r.value) for p in range(OUT_PARTITIONS) for r in await everything(rig.log, OUT, p)]
+    decoded = [
+        CODEC.decode(r.value) for p in range(OUT_PARTITIONS) for r in await everything(rig.log, OUT, p)
+    ]
     assert [d.value for d in decoded if isinstance(d, e.AnomalyDetected) and d.detector == "echo"] == [
         20 + i for i in range(6)
     ]

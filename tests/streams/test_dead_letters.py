@@ -123,7 +123,7 @@ async def test_what_nobody_could_read_goes_back_to_all(rig: KafkaRig) -> None:
 
 
 async def test_what_cannot_be_replayed(rig: KafkaRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing there, another fold's letter, a wake, a fold that is gone: each has its answer, and nothing is written."""
+    """Nothing there, another fold's letter, a wake, a fold that is gone: each has an answer, and nothing is written."""
     await put(rig, UNLUCKY, "a")
     await put(rig, CURSED, "b")
     await fold(rig, later_s=100)

@@ -91,7 +91,7 @@ class Timer(Odd):
     """The same without state."""
 
     name = "timer"
-    state = None
+    state = None  # type: ignore[assignment]  # it hides the base class's
 
 
 def test_same_input_same_output() -> None:
@@ -110,10 +110,17 @@ def test_same_input_same_output() -> None:
 
 def test_an_output_says_where_it_comes_from() -> None:
     """An output has its cause's project, clock, trace and correlation, and names it as its cause."""
-    cause = record(0, correlation_id="run-7", traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01", clock="replay")
+    cause = record(
+        0, correlation_id="run-7", traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01", clock="replay"
+    )
     (send,) = engine(Echo()).process(cause)
     made = envelope_of(send)
-    assert (made.project, made.correlation_id, made.causation_id, made.clock) == ("p", "run-7", "e0", "replay")
+    assert (made.project, made.correlation_id, made.causation_id, made.clock) == (
+        "p",
+        "run-7",
+        "e0",
+        "replay",
+    )
     assert made.traceparent == "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     assert (made.source, made.time, send.key, made.subject) == ("headwater/folds/echo", NOW, b"p/c", "c")
 
@@ -277,7 +284,9 @@ class Unspeakable(Exception):
         raise KeyError("no message")
 
 
-@pytest.mark.parametrize("error", [ValueError("half a pair: \ud800"), Unspeakable(), ValueError("x" * 10_000)])
+@pytest.mark.parametrize(
+    "error", [ValueError("half a pair: \ud800"), Unspeakable(), ValueError("x" * 10_000)]
+)
 def test_any_error_can_be_written_down(error: Exception) -> None:
     """A dead letter is made whatever the fold's error says."""
     one = engine(Odd())

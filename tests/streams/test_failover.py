@@ -52,7 +52,10 @@ async def failover_s(settings: Settings, keys: int) -> float:
         await until_settled(settings, herd)
         await asyncio.sleep(7)  # a round of snapshots
         consumer = AIOKafkaConsumer(
-            "anomalies", **client_options(settings), isolation_level="read_committed", auto_offset_reset="latest"
+            "anomalies",
+            **client_options(settings),
+            isolation_level="read_committed",
+            auto_offset_reset="latest",
         )
         await consumer.start()
         for tp in consumer.assignment():

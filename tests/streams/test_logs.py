@@ -73,7 +73,7 @@ def test_secrets_never_reach_a_line(tmp_path: Path) -> None:
     )
     log.warning("more", password="abc-2", reply=["Bearer abc-3456789"], input_tokens=7)
     try:
-        raise RuntimeError("pass-of-mine was refused")  # noqa: TRY301 - a traceback is wanted
+        raise RuntimeError("pass-of-mine was refused")
     except RuntimeError:
         log.exception("broken")
     text = stream.getvalue()

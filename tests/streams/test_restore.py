@@ -296,6 +296,33 @@ async def test_a_restore_between_ticks() -> None:
     assert states((await disturbed.up()).engine) == states((await undisturbed.up()).engine)
 
 
+@pytest.mark.parametrize("interval_s", [ALWAYS, NEVER])
+async def test_a_replayed_clock_outlives_the_worker(interval_s: float) -> None:
+    """What comes late after a restart is as late as it would have been: the clock does not go back."""
+
+    async def run(*, takeovers: bool) -> Partition:
+        bed = Partition(lambda: [Silence()], interval_s=interval_s)
+        task = await bed.up()
+        for time, component in [
+            (1000, "a"),
+            (5000, "b"),
+            (1500, "a"),
+            (5001, "b"),
+            (1600, "c"),
+            (5003, "b"),
+            (9000, "b"),
+        ]:
+            bed.put(1, component, project="old", clock="replay", time=float(time))
+            await bed.drain(task)
+            task = await bed.up() if takeovers else task
+        return bed
+
+    disturbed, undisturbed = await run(takeovers=True), await run(takeovers=False)
+    assert len(undisturbed.outputs()) > 4
+    assert disturbed.outputs() == undisturbed.outputs()
+    assert states((await disturbed.up()).engine) == states((await undisturbed.up()).engine)
+
+
 async def test_a_skip_outlives_the_worker() -> None:
     """A poison record stays skipped and is reported once, with snapshots or without a marker."""
     bed = Partition(both)

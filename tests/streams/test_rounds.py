@@ -48,7 +48,8 @@ class Bed:
     def take(self) -> list[Any]:
         """What the next transaction would carry, opened."""
         return [
-            SEALER.open(Marker if s.key == MARKER_KEY else Snapshot, s.key, s.value or b"") for s in self.rounds.take()
+            SEALER.open(Marker if s.key == MARKER_KEY else Snapshot, s.key, s.value or b"")
+            for s in self.rounds.take()
         ]
 
 
@@ -82,8 +83,12 @@ def test_the_marker_comes_last_and_says_where_the_round_began() -> None:
     flat = [content for batch in taken for content in batch]
     marker = flat.pop()
     assert marker == Marker(3, {"chain": 1, "silence": 1}, {}, 4)
-    assert sorted((s.fold, s.key) for s in flat) == [(f, f"default/{k}") for f in ("chain", "silence") for k in "abc"]
-    assert [s.position for s in flat] == sorted(3 + i for i, batch in enumerate(taken) for s in batch if s is not marker)
+    assert sorted((s.fold, s.key) for s in flat) == [
+        (f, f"default/{k}") for f in ("chain", "silence") for k in "abc"
+    ]
+    assert [s.position for s in flat] == sorted(
+        3 + i for i, batch in enumerate(taken) for s in batch if s is not marker
+    )
     assert set(bed.engine.slots[0].dirty) == {"default/z"}
 
 
@@ -109,7 +114,9 @@ def test_an_open_wake_is_saved_with_its_key() -> None:
     assert saved == {"default/a": (bed.partition.log.now + 60, ""), "old/b": (1060.0, "old")}
 
 
-@pytest.mark.parametrize("value", ["x" * 3000, 2**70, lambda: None], ids=["too large", "too big a number", "a lambda"])
+@pytest.mark.parametrize(
+    "value", ["x" * 3000, 2**70, lambda: None], ids=["too large", "too big a number", "a lambda"]
+)
 def test_a_state_that_cannot_be_saved_stops_nothing(value: Any) -> None:
     """The others are saved, no marker promises what is not there, and it is tried again."""
     bed = Bed()

@@ -161,7 +161,10 @@ def some(seed: int, count: int, phases: int = 2) -> list[list[Item]]:
     rng = random.Random(seed)
     kinds = ["metric"] * 12 + ["future", "again", "replayed", *GARBAGE]
     values = [*range(100), UNLUCKY, TOO_LOUD, CURSED]
-    return [[Item(rng.choice(kinds), rng.randrange(5), rng.choice(values)) for _ in range(count)] for _ in range(phases)]
+    return [
+        [Item(rng.choice(kinds), rng.randrange(5), rng.choice(values)) for _ in range(count)]
+        for _ in range(phases)
+    ]
 
 
 async def test_every_step_has_its_crash_and_its_fault() -> None:
@@ -191,7 +194,9 @@ def digest(seed: int) -> str:
     records = {t: sim.contents(t) for t in sorted(sim.log.partitions)}
     shown = repr([(t, [(k, v) for k, v, _ in found]) for t, found in records.items() if "changelog" not in t])
     names = [[r.key for r in sim.log.records("signals.changelog", p)] for p in range(2)]
-    return repr((shown, names, sorted(sim.steps.items()), sorted(sim.crashes.items()), sorted(sim.faults.items())))
+    return repr(
+        (shown, names, sorted(sim.steps.items()), sorted(sim.crashes.items()), sorted(sim.faults.items()))
+    )
 
 
 def test_what_a_seed_does_it_does_again() -> None:

@@ -66,7 +66,15 @@ def test_numpys_numbers_are_numbers() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [(1, "a"), {1, 2}, collections.defaultdict(list, {1: [2]}), collections.deque([1], maxlen=2), None, 1.5, "x"],
+    [
+        (1, "a"),
+        {1, 2},
+        collections.defaultdict(list, {1: [2]}),
+        collections.deque([1], maxlen=2),
+        None,
+        1.5,
+        "x",
+    ],
 )
 def test_any_comes_back_as_it_was(value: Any) -> None:
     """A field typed Any keeps its value's type: a fold must not notice that it was restored."""
@@ -99,7 +107,7 @@ def test_what_does_not_unpickle_is_refused() -> None:
         load_state(Mixed, Snapshot("f", 1, "k", 5, msgspec.msgpack.encode({"number": "x"}), None, ""))
 
 
-CONTENTS = [
+CONTENTS: list[Snapshot | Marker | Skip] = [
     Snapshot("f", 1, "k", 5, b"state", 1.5, "p"),
     Marker(7, {"f": 1}, {"": 1.0}, 3),
     Skip("f", 9, "k", 2.0),
@@ -110,7 +118,10 @@ CONTENTS = [
 def test_what_is_sealed_opens(content: Any) -> None:
     """Sealed content comes back, under its own name and to the holder of the key."""
     sealer = Sealer(b"secret", "ns.folds/signals/0")
-    assert Sealer(b"secret", "ns.folds/signals/0").open(type(content), b"name", sealer.seal(b"name", content)) == content
+    assert (
+        Sealer(b"secret", "ns.folds/signals/0").open(type(content), b"name", sealer.seal(b"name", content))
+        == content
+    )
 
 
 @pytest.mark.parametrize(

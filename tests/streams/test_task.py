@@ -15,7 +15,6 @@ from schemas.errors import OffsetOutOfRange
 from streams.log import Fenced, LogUnavailable
 from streams.memory_log import MemoryLog
 from streams.simulation import Crash
-from streams.task import PartitionTask
 from tests.streams.folds import CURSED, TOO_LOUD, UNLUCKY, Chain, Echo, Loud, Silence, value_of
 from tests.streams.harness import ALWAYS, CHANGELOG, NEVER, SIGNALS, TICKS, Partition, states
 

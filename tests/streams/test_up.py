@@ -287,3 +287,30 @@ def test_stopping_before_it_is_up_leaves_nothing(tmp_path: Path) -> None:
     assert one.process.wait(10) == 0
     assert time.monotonic() - began < 5.0
     until(lambda: gone(tree), 2)
+
+
+def test_a_cluster_of_ones_own_is_used_and_never_changed(broker: Settings, tmp_path: Path) -> None:
+    """With HEADWATER_KAFKA set no broker is started; topics have to be made by command, then all runs."""
+    one = Instance(tmp_path / "data", free_base_port() + 900)
+    one.environment |= {
+        "HEADWATER_KAFKA": broker.bootstrap,
+        "HEADWATER_NAMESPACE": "team",
+        "HEADWATER_PARTITIONS": "1",
+        "HEADWATER_RAW_PARTITIONS": "1",
+    }
+    refused = one.run("up", "--no-simulate", "--plain")
+    assert refused.returncode == 1
+    assert "headwater topics create" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert one.run("topics", "create").returncode == 0
+    try:
+        one.start()
+        assert one.pids().keys() == PROCESSES - {"broker"}
+        assert not any("java" in p.name() for p in one.tree())
+        assert one.run("produce", "MetricReported", "--data", METRIC).returncode == 0
+    finally:
+        one.end()
+    one.environment["HEADWATER_PARTITIONS"] = "2"
+    other_count = one.run("up", "--no-simulate", "--plain")
+    assert other_count.returncode == 1
+    assert "HEADWATER_PARTITIONS" in other_count.stderr

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from streams.wakes import LIVE, Wakes
 
-ASKED = st.lists(st.tuples(st.sampled_from("abc"), st.floats(1, 100), st.sampled_from([LIVE, "p"])), max_size=300)
+ASKED = st.lists(
+    st.tuples(st.sampled_from("abc"), st.floats(1, 100), st.sampled_from([LIVE, "p"])), max_size=300
+)
 
 
 @given(ASKED, st.floats(0, 110))

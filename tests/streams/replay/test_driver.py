@@ -230,16 +230,16 @@ async def read_all(settings: Settings) -> list[Decoded]:
 
 
 async def test_on_kafka(broker: Settings, data_set: Path) -> None:
-    """tau-bench goes through the real producer into Kafka, each event once, keyed by project and the event's own key."""
+    """tau-bench goes through the real producer into Kafka, once each, keyed by project and the event's key."""
     reports: list[Report] = []
     report = await replay(
-        broker, "tau-bench", data_set / "tau-bench", project="replayed", progress=reports.append
+        broker, "tau-bench", data_set / "tau-bench", project="replayed-tau-bench", progress=reports.append
     )
     assert report.sent == 5936
-    found = [d for d in await read_all(broker) if d.envelope.project == "replayed"]
+    found = [d for d in await read_all(broker) if d.envelope.project == "replayed-tau-bench"]
     assert len(found) == len({d.envelope.id for d in found}) == 5936
     assert {d.envelope.clock for d in found} == {"replay"}
-    assert all(d.key == f"replayed/{topics.key_of(d.event)}" for d in found)
+    assert all(d.key == f"replayed-tau-bench/{topics.key_of(d.event)}" for d in found)
     finished = [d for d in found if isinstance(d.event, e.RunFinished)]
     assert len(finished) == 100
     assert all(
