@@ -77,6 +77,8 @@ class Source:
             isolation_level="read_committed",
             # Kafka gives one batch even where it is larger; six views' buffers add up.
             max_partition_fetch_bytes=1024 * 1024,
+            # One consumer a view and nothing paused: a longer wait only means fewer empty answers when idle.
+            fetch_max_wait_ms=2_000,
             fetch_max_bytes=8 * 1024 * 1024,
             retry_backoff_ms=500,
         )
