@@ -6,10 +6,12 @@ proves conformance with the SDK.
 
 from __future__ import annotations
 
+import math
 import os
 import time as _time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Literal
 
@@ -44,32 +46,39 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """Set on a dead letter's replay: the one fold that this record is addressed to."""
 
 
-_OPTIONAL: tuple[tuple[str, str], ...] = (
-    ("subject", "ce_subject"),
-    ("correlation_id", "ce_correlationid"),
-    ("causation_id", "ce_causationid"),
-    ("traceparent", "traceparent"),
-    ("replay_of", "ce_replayof"),
-)
+_SPECVERSION = ("ce_specversion", b"1.0")
+_CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
+
+
+@lru_cache(maxsize=4096)
+def _header(name: str, value: str) -> tuple[str, bytes]:
+    """One header; those that repeat from event to event are made once."""
+    return name, value.encode()
 
 
 def to_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
     """The record headers of an event."""
     headers = [
-        ("ce_specversion", b"1.0"),
+        _SPECVERSION,
         ("ce_id", envelope.id.encode()),
-        ("ce_source", envelope.source.encode()),
-        ("ce_type", envelope.type.encode()),
+        _header("ce_source", envelope.source),
+        _header("ce_type", envelope.type),
         ("ce_time", format_time(envelope.time).encode()),
-        ("ce_project", envelope.project.encode()),
-        ("content-type", CONTENT_TYPE.encode()),
+        _header("ce_project", envelope.project),
+        _CONTENT_TYPE,
     ]
     if envelope.clock != "live":
-        headers.append(("ce_clock", envelope.clock.encode()))
-    for attribute, header in _OPTIONAL:
-        value = getattr(envelope, attribute)
-        if value is not None:
-            headers.append((header, value.encode()))
+        headers.append(_header("ce_clock", envelope.clock))
+    if envelope.subject is not None:
+        headers.append(_header("ce_subject", envelope.subject))
+    if envelope.correlation_id is not None:
+        headers.append(_header("ce_correlationid", envelope.correlation_id))
+    if envelope.causation_id is not None:
+        headers.append(("ce_causationid", envelope.causation_id.encode()))
+    if envelope.traceparent is not None:
+        headers.append(("traceparent", envelope.traceparent.encode()))
+    if envelope.replay_of is not None:
+        headers.append(_header("ce_replayof", envelope.replay_of))
     return headers
 
 
@@ -113,9 +122,19 @@ def _text(headers: dict[str, bytes], name: str) -> str | None:
     return value.decode() if value else None
 
 
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    """The second, which a stream of events repeats."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+
+
 def format_time(seconds: float) -> str:
     """RFC 3339, UTC, microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    whole = math.floor(seconds)
+    micros = round((seconds - whole) * 1e6)  # exact: both are floats of the same scale
+    if micros == 1_000_000:
+        whole, micros = whole + 1, 0
+    return f"{_second(whole)}.{micros:06d}Z"
 
 
 def parse_time(text: str) -> float:
