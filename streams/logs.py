@@ -28,7 +28,29 @@ _SECRET_TEXT = re.compile(
     r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|\bhw_[0-9a-f]{12}_[\w-]{43}"
 )
 # These log every heartbeat, rebalance and retry at INFO; what matters of it our own code says.
+_SELDOM_S = 30.0
 _LOUD = ("aiokafka", "kafka", "httpx", "httpx2", "httpcore", "asyncio", "uvicorn.access", "urllib3", "jgo")
+
+
+class _Seldom(logging.Filter):
+    """Lets a library's sentence through once in half a minute: aiokafka says each failed attempt, ten a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it has not been said lately; all of our own is let through."""
+        if not record.name.startswith("aiokafka") or record.exc_info:
+            return True
+        # Raised at every start, until the broker has made its own topics.
+        if "GroupCoordinatorNotAvailable" in record.getMessage():
+            return False
+        sentence = f"{record.name} {record.msg}"
+        if record.created - self._said.get(sentence, float("-inf")) < _SELDOM_S:
+            return False
+        self._said[sentence] = record.created
+        return True
 
 
 class _Redact:
@@ -101,6 +123,7 @@ def configure(settings: Settings, process: str, stream: TextIO | None = None, *,
             ],
         )
     )
+    handler.addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel("WARNING" if quiet and settings.log_level == "INFO" else settings.log_level)

@@ -173,6 +173,7 @@ class PartitionTask:
                         sends += self.engine.process(record)
                 self._step("batch.folded")
                 await self._commit(sends)
+                break
             except Poison as poison:
                 self._note(poison)
                 self.engine = None  # spoilt; the right to write stays
@@ -182,7 +183,7 @@ class PartitionTask:
             except BaseException:
                 await self.discard()
                 raise
-            return
+        await self._tick_if_due()  # where records keep coming, nobody is ever idle
 
     async def idle(self, position: int = 0) -> None:
         """What is due without a record: a tick, or a part of a snapshot. To be called every second or so.
@@ -193,24 +194,26 @@ class PartitionTask:
         assert self.engine is not None and self._rounds is not None  # noqa: PT018
         behind = position > self.engine.position
         self.engine.position = max(position, self.engine.position)
-        wake = self.engine.next_wake()
-        now = self._now()
-        if wake is not None and wake <= now:
-            await self._tick(now)
-        elif (
-            behind
-            or self.engine.letters
-            or (self.engine.stateful and (self._rounds.open or self._rounds.due()))
-        ):
+        ticked = await self._tick_if_due()
+        due = self._rounds.open or self._rounds.due()
+        if not ticked and (behind or self.engine.letters or (self.engine.stateful and due)):
             try:
                 await self._commit([])
             except BaseException:
                 await self.discard()
                 raise
 
-    async def _tick(self, now: float) -> None:
+    async def _tick_if_due(self) -> bool:
+        """Whether a fold waited for this moment."""
         assert self.engine is not None
-        at = max(now, self.engine.clocks.get(LIVE, 0.0))
+        wake, now = self.engine.next_wake(), self._now()
+        if wake is None or wake > now:
+            return False
+        await self._tick(max(now, self.engine.clocks.get(LIVE, 0.0)))
+        return True
+
+    async def _tick(self, at: float) -> None:
+        assert self.engine is not None
         tick = e.Tick(topic=self.topic.name, partition=self.partition, after_offset=self.position, at=at)
         envelope = Envelope(
             id=derived_id(tick.topic, tick.partition, repr(at)),

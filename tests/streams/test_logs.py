@@ -100,3 +100,19 @@ def test_console_lines_are_for_a_person(tmp_path: Path) -> None:
     log.info("hello", key="key-of-mine")
     assert "hello" in stream.getvalue()
     assert "key=***" in stream.getvalue()
+
+
+def test_a_library_that_repeats_itself_is_heard_once(tmp_path: Path) -> None:
+    """A library's line for each failed attempt is written once; ours, and tracebacks, always."""
+    stream = io.StringIO()
+    configure(Settings(data=tmp_path, log_format="json"), "folds", stream)
+    for attempt in range(5):
+        logging.getLogger("aiokafka").error("Unable connect to node %s", attempt)
+        logging.getLogger("headwater").warning("ours")
+        logging.getLogger("aiokafka").error(
+            "Group Coordinator Request failed: %s", "GroupCoordinatorNotAvailable"
+        )
+    said = stream.getvalue()
+    assert said.count("Unable connect") == 1
+    assert said.count("ours") == 5
+    assert "Coordinator" not in said

@@ -262,6 +262,18 @@ async def test_live_ticks_are_written_with_their_position() -> None:
     assert len(bed.log.records(TICKS, 0)) == 1
 
 
+async def test_a_wake_comes_though_records_keep_coming() -> None:
+    """Time is told after every batch: a busy partition is never idle, and its silent keys are noticed all the same."""
+    bed = Partition(lambda: [Silence()])
+    bed.put(20, "quiet")
+    task = await bed.up()
+    for _ in range(7):
+        bed.log.now += 10
+        bed.put(20, "busy")
+        await bed.drain(task)
+    assert bed.found() == [("silence", 1, bed.log.now - 10)]
+
+
 class Shortened(MemoryLog):
     """A log that starts at offset 5."""
 
