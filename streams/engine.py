@@ -15,7 +15,7 @@ import msgspec
 from processors.fold import Fold, Wake
 from schemas import events as e
 from schemas import topics
-from schemas.codec import Codec, Record
+from schemas.codec import Codec, Decoded, Record
 from schemas.envelope import Envelope, derived_id, to_headers
 from schemas.errors import RecordTooLarge
 from streams import letters
@@ -108,30 +108,36 @@ class Engine:
             self._dead_letter(record, None, error)
             return out
         envelope = decoded.envelope
-        if envelope.replay_of is not None:
-            at = self._event_time(envelope, record)
-            out += self._advance(envelope, at)
-            slot = self._by_name.get(envelope.replay_of)
-            targets = [slot] if slot is not None and slot in self._routes.get(type(decoded.event), ()) else []
-        else:
-            if self._window is not None and self._window.seen(envelope, offset):
-                self.duplicates += 1
-                return out
-            at = self._event_time(envelope, record)
-            out += self._advance(envelope, at)
-            targets = self._routes.get(type(decoded.event), [])
-        for slot in targets:
+        addressed = envelope.replay_of
+        if addressed is None and self._window is not None and self._window.seen(envelope, offset):
+            self.duplicates += 1
+            return out
+        at = self._event_time(envelope, record)
+        out += self._advance(envelope, at)
+        for slot in self._routes.get(type(decoded.event), ()):
             if offset < slot.floor or offset < slot.covered.get(decoded.key, 0):
                 continue
-            skip = Skip(slot.fold.name, offset)
-            if self.skips and skip in self.skips:
-                cause = self.skips[skip]
-                if cause is not None:
-                    self._dead_letter(record, slot, cause)
-                continue
-            cause_id = (envelope.project, envelope.source, envelope.id)
-            out += self._call(slot, decoded.key, decoded.event, at, envelope, cause_id, skip)
+            if addressed in (None, slot.fold.name):
+                out += self._give(slot, record, decoded, at)
         return out
+
+    def _give(self, slot: Slot, record: Record, decoded: Decoded, at: float) -> list[Send]:
+        """What the fold answers to a record; a dead letter where it is noted that it raises."""
+        skip = Skip(slot.fold.name, record.offset)
+        if self.skips and skip in self.skips:
+            cause = self.skips[skip]
+            if cause is not None:
+                self._dead_letter(record, slot, cause)
+            return []
+        envelope = decoded.envelope
+        cause_id = (envelope.project, envelope.source, envelope.id)
+        try:
+            return self._call(slot, decoded.key, decoded.event, at, envelope, cause_id, skip)
+        except Poison as poison:
+            if slot.fold.state is not None:
+                raise
+            self._dead_letter(record, slot, poison.cause)  # it has no state that could be spoilt
+            return []
 
     def remember(self, record: Record) -> None:
         """Note a record before the point of restoring: it counts for duplicates, and for nothing else."""
@@ -251,10 +257,7 @@ class Engine:
         return self.wakes.next(LIVE)
 
     def _wake_due(self, clock: str, at: float) -> list[Send]:
-        out: list[Send] = []
-        for wanted, fold, key in self.wakes.due(clock, at):
-            out += self._wake(wanted, fold, key, clock, at)
-        return out
+        return [send for wake in self.wakes.due(clock, at) for send in self._wake(*wake, clock, at)]
 
     def _wake(self, wanted: float, fold: str, key: str, clock: str, at: float) -> list[Send]:
         slot = self._by_name[fold]
@@ -264,7 +267,9 @@ class Engine:
         if skip in self.skips:
             cause = self.skips[skip]
             if cause is not None:
-                self._wake_letter(slot, skip, at, project, cause)
+                topic = topics.ticks(self.topic.name)
+                letter = letters.of_wake(topic, self.partition, self.position, fold, key, cause)
+                self._post(letter, skip, project, at)
             return []
         envelope = Envelope(
             id="",
@@ -276,12 +281,6 @@ class Engine:
         )
         cause_id = (project, self.topic.name, key, "wake", repr(wanted))
         return self._call(slot, key, None, at, envelope, cause_id, skip)
-
-    def _wake_letter(self, slot: Slot, skip: Skip, at: float, project: str, cause: Exception) -> None:
-        letter = letters.of_wake(
-            topics.ticks(self.topic.name), self.partition, self.position, slot.fold.name, skip.key, cause
-        )
-        self._post(letter, skip, project, at)
 
     def adopt(
         self, slot: Slot, key: str, state: msgspec.Struct, position: int, wake: float | None, clock: str

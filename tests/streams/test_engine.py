@@ -259,9 +259,8 @@ def test_a_skipped_record_reaches_the_other_folds() -> None:
         Odd(signal(1)),
         Odd(Wake(float("nan"))),
         Odd(Wake("soon")),  # type: ignore[arg-type]  # that is the fault
-        Timer(Wake(1.0)),
     ],
-    ids=["none", "text", "undeclared event", "wake at NaN", "wake at text", "wake without state"],
+    ids=["none", "text", "undeclared event", "wake at NaN", "wake at text"],
 )
 def test_what_a_fold_may_not_yield(fold: Fold[Any]) -> None:
     """A fold that yields what it must not has raised: the record is poison, not the process."""
@@ -273,8 +272,18 @@ def test_an_output_beyond_the_limit_is_poison() -> None:
     """A value above the record limit, or a key and headers that the broker would refuse, is the fold's error."""
     with pytest.raises(Poison, match="RecordTooLarge"):
         engine(Loud()).process(record(0, TOO_LOUD))
-    with pytest.raises(Poison, match="RecordTooLarge"):
-        engine(Echo()).process(record(0, correlation_id="x" * 20_000, id="y" * 20_000))
+    one = engine(Echo())
+    assert one.process(record(0, correlation_id="x" * 20_000, id="y" * 20_000)) == []
+    assert len(one.letters) == 1
+
+
+def test_a_fold_without_state_spoils_nothing() -> None:
+    """Where a fold that keeps no state raises, the record is its dead letter at once: nothing is built anew."""
+    one = engine(Timer(found("c", "timer", 1, 1), error=ValueError("no")), Timer(Wake(1.0)), Echo())
+    assert [envelope_of(s).source for s in one.process(record(0))] == ["headwater/folds/echo"]
+    letters = [CODEC.decode(send.value) for _, send in one.letters]
+    assert [x.error_type for x in letters if isinstance(x, e.DeadLetter)] == ["ValueError", "AssertionError"]
+    assert [skip for skip, _ in one.letters] == [Skip("timer", 0)] * 2
 
 
 class Unspeakable(Exception):

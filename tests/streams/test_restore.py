@@ -296,6 +296,38 @@ async def test_a_restore_between_ticks() -> None:
     assert states((await disturbed.up()).engine) == states((await undisturbed.up()).engine)
 
 
+async def test_a_new_fold_beside_one_that_waits() -> None:
+    """While a new fold is told the history, with its ticks, the wakes of the others stay where they are."""
+
+    async def run(added: list[Fold[Any]]) -> Partition:
+        bed = Partition(lambda: [Silence()], interval_s=ALWAYS)
+        task = await bed.up()
+        for round_ in range(6):
+            if round_ == 3 and added:
+                bed.folds = lambda: [Silence(), *added]
+                task = await bed.up()
+                assert task.restored_events > 0
+            for i in range(4):
+                bed.put(20 + i, f"c{(i * round_) % 3}")
+                bed.put(
+                    20 + i, f"d{i % 2}", project="old", clock="replay", time=1e9 + 45.0 * (round_ * 4 + i % 3)
+                )
+            await bed.drain(task, 3)
+            for _ in range(2):
+                bed.log.now += 45.0
+                await task.idle()
+        return bed
+
+    def silences(bed: Partition) -> list[Any]:
+        return [o for o in bed.outputs() if b"silence" in (o[1] or b"")]
+
+    alone, joined = await run([]), await run([Chain(), Learned()])
+    assert len(silences(alone)) > 10
+    assert silences(joined) == silences(alone)
+    kept = {k: v for k, v in states((await joined.up()).engine).items() if k[0] == "silence"}
+    assert kept == states((await alone.up()).engine)
+
+
 @pytest.mark.parametrize("interval_s", [ALWAYS, NEVER])
 async def test_a_replayed_clock_outlives_the_worker(interval_s: float) -> None:
     """What comes late after a restart is as late as it would have been: the clock does not go back."""

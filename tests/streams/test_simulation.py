@@ -139,7 +139,7 @@ ANYTHING = given(PHASES, CHAOS, st.integers(0, 2**32), st.sampled_from([0.0, 0.0
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 @ANYTHING
 def test_nothing_leaves_a_trace(phases: list[list[Item]], chaos: Chaos, seed: int, interval_s: float) -> None:
     """Crashes, faults, rebalances, zombies, duplicates and poison of every kind change neither state nor outputs."""
@@ -172,7 +172,7 @@ async def test_every_step_has_its_crash_and_its_fault() -> None:
     crashes: set[str] = set()
     faults: set[str] = set()
     fenced = 0
-    for seed in range(7):
+    for seed in range(12):
         phases = some(seed, 12, phases=8)
         expected = await remains(await lived(phases, Chaos()))
         assert expected["letters"]
@@ -183,6 +183,8 @@ async def test_every_step_has_its_crash_and_its_fault() -> None:
         crashes |= sim.crashes.keys()
         faults |= sim.faults.keys()
         fenced += sim.fenced
+        if fenced and crashes == faults == set(STEPS):
+            break
     assert crashes == faults == set(STEPS)
     assert fenced > 0
 
@@ -201,17 +203,15 @@ def digest(seed: int) -> str:
 
 def test_what_a_seed_does_it_does_again() -> None:
     """In another process, with another hash seed, the same seed does the same, down to the order of snapshots."""
-    program = "from tests.streams.test_simulation import digest; print(hash(0), digest(4))"
-    said = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env=os.environ | {"PYTHONHASHSEED": str(hash_seed)},
-            capture_output=True,
-            check=True,
-        ).stdout
-        for hash_seed in (1, 2)
-    }
-    assert len(said) == 1
+    program = "from tests.streams.test_simulation import digest; print(digest(4))"
+    there = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert there.stdout.strip() == digest(4)
 
 
 def test_chaos_is_needed_for_trouble() -> None:
