@@ -22,7 +22,7 @@ import structlog
 
 from projections.access import ALL_PROJECTS, READ, Caller
 from schemas.errors import ConfigurationError
-from streams.outgoing import PROJECT
+from streams.producing.outgoing import PROJECT
 from streams.settings import Settings
 
 log = structlog.get_logger()

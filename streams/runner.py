@@ -17,13 +17,13 @@ from schemas import topics
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams.admin import declared, require_topics
-from streams.fold_report import report
-from streams.kafka_log import KafkaLog
-from streams.log import Step
+from streams.folding.kafka_log import KafkaLog
+from streams.folding.log import Step
+from streams.folding.report import report
+from streams.folding.task import PartitionTask
+from streams.folding.worker import Worker
 from streams.settings import Settings
-from streams.status import ProcessStatus
-from streams.task import PartitionTask
-from streams.worker import Worker
+from streams.supervision.status import ProcessStatus
 
 log = structlog.get_logger()
 GROUP = "folds"

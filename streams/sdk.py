@@ -29,10 +29,10 @@ from typing import Any, NamedTuple, Self, TypeVar
 import structlog
 
 from schemas.errors import HeadwaterError
-from streams.calls import Calls
-from streams.outgoing import Outgoing, Position
-from streams.producer import Producer
-from streams.scopes import LlmCall, Run, Scope, ToolCall
+from streams.producing.calls import Calls
+from streams.producing.outgoing import Outgoing, Position
+from streams.producing.producer import Producer
+from streams.producing.scopes import LlmCall, Run, Scope, ToolCall
 from streams.settings import Settings
 
 __all__ = ["Emitted", "Headwater", "LlmCall", "Run", "SyncHeadwater", "ToolCall"]

@@ -15,12 +15,12 @@ from schemas.envelope import DEFAULT_PROJECT
 from schemas.errors import ConfigurationError, HeadwaterError
 from schemas.events import FaultInjected
 from streams.fleet_simulation.fleet import DEFAULT_AGENTS, DEFAULT_RATE, DEFAULT_SEED, Fleet, Timed
-from streams.outgoing import Outgoing, address
-from streams.producer import Producer
+from streams.producing.outgoing import Outgoing, address
+from streams.producing.producer import Producer
 from streams.replay.driver import Sink
 from streams.replay.json_lines import to_json_line
 from streams.settings import Settings
-from streams.status import JSON, ProcessStatus
+from streams.supervision.status import JSON, ProcessStatus
 
 log = structlog.get_logger()
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from processors.fold import Fold
@@ -19,9 +20,9 @@ from schemas.codec import Codec, Decoded, Record
 from schemas.envelope import Clock, Envelope, to_headers
 from schemas.errors import HeadwaterError
 from schemas.events import Event
-from streams.log import Fenced, LogUnavailable
-from streams.memory_log import MemoryLog
-from streams.task import PartitionTask
+from streams.folding.log import Fenced, LogUnavailable
+from streams.folding.memory_log import MemoryLog
+from streams.folding.task import PartitionTask
 
 _STEP_LIMIT = 200_000
 
@@ -147,7 +148,7 @@ class Simulation:
 
     def _lag(self, tp: tuple[str, int]) -> bool:
         position = self.log.positions.get(tp, 0)
-        return bool(self.log.records(*tp, position))
+        return next(self.log.visible(*tp, position), None) is not None
 
     async def _act(self, tp: tuple[str, int]) -> None:
         draw = self._random.random()
@@ -243,7 +244,7 @@ class Simulation:
             await zombie.handle(self._next(zombie, 2))
 
     def _next(self, task: PartitionTask, count: int) -> list[Record]:
-        return self.log.records(task.topic.name, task.partition, task.position)[:count]
+        return list(islice(self.log.visible(task.topic.name, task.partition, task.position), count))
 
     def _step(self, name: str) -> None:
         self.steps[name] = self.steps.get(name, 0) + 1

@@ -24,7 +24,7 @@ def list_topics(*, as_json: AsJson = False) -> None:
     from schemas.errors import BrokerUnavailable  # noqa: PLC0415
     from schemas.topics import BY_NAME  # noqa: PLC0415
     from streams.admin import admin_client, declared, existing  # noqa: PLC0415
-    from streams.overview import reachable  # noqa: PLC0415
+    from streams.supervision.overview import reachable  # noqa: PLC0415
 
     settings = load_settings()
     wanted = declared(settings)
@@ -75,8 +75,8 @@ def prepare_topics() -> None:
     """For `headwater up`: create the topics of an embedded broker; of your own cluster, only look."""
     import asyncio  # noqa: PLC0415
 
-    from streams.prepare import prepare  # noqa: PLC0415
-    from streams.process import supervised, wait_for_go  # noqa: PLC0415
+    from streams.supervision.prepare import prepare  # noqa: PLC0415
+    from streams.supervision.process import supervised, wait_for_go  # noqa: PLC0415
 
     settings = load_settings()
     if supervised():

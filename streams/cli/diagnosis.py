@@ -11,7 +11,7 @@ import typer
 from streams.cli.guard import load_settings
 
 if TYPE_CHECKING:
-    from streams.overview import Overview
+    from streams.supervision.overview import Overview
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for a program.")]
 NOTHING_RUNS = 3
@@ -20,7 +20,7 @@ _LOOK_S = 0.5
 
 def status(*, as_json: AsJson = False) -> None:
     """Show processes, lag, counts and ports. Exit code 3 when nothing runs in this data folder."""
-    from streams.overview import Observer, as_json as to_json  # noqa: I001, PLC0415
+    from streams.supervision.overview import Observer, as_json as to_json  # noqa: I001, PLC0415
 
     settings = load_settings()
     observer = Observer(settings)

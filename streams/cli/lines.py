@@ -14,7 +14,7 @@ from schemas.codec import explain
 from schemas.envelope import parse_time
 from schemas.errors import HeadwaterError, InvalidEvent
 from schemas.events import BY_NAME, Event
-from streams.producer import Options, Outgoing, Producer
+from streams.producing.producer import Options, Outgoing, Producer
 from streams.settings import Settings
 
 BATCH = 500

@@ -14,8 +14,8 @@ from streams.cli.guard import load_settings
 if TYPE_CHECKING:
     import asyncio
 
-    from streams.process import Run
     from streams.settings import Settings
+    from streams.supervision.process import Run
 
 Agents = Annotated[int, typer.Option("--agents", min=1, max=10_000, help="Agents in the simulated fleet.")]
 
@@ -34,7 +34,7 @@ def up(
     """Start everything and show how it is doing; Ctrl-C stops it."""
     import asyncio  # noqa: PLC0415
 
-    from streams.up import up as run_up  # noqa: PLC0415
+    from streams.supervision.up import up as run_up  # noqa: PLC0415
 
     settings = load_settings()
     asyncio.run(run_up(settings, simulate=simulate, agents=agents, plain=plain or not sys.stdout.isatty()))
@@ -49,7 +49,7 @@ def broker() -> None:
     """Run the embedded Kafka broker alone."""
 
     def load() -> Run:
-        from streams.broker_process import run  # noqa: PLC0415
+        from streams.supervision.broker_process import run  # noqa: PLC0415
 
         return run
 
@@ -71,7 +71,7 @@ def views() -> None:
     """Run the views: read models in SQL."""
 
     def load() -> Run:
-        from streams.views import run  # noqa: PLC0415
+        from streams.views.follower import run  # noqa: PLC0415
 
         return run
 
@@ -114,6 +114,6 @@ def simulate(
 
 
 def _host(name: str, load: object) -> None:
-    from streams.process import host  # noqa: PLC0415
+    from streams.supervision.process import host  # noqa: PLC0415
 
     host(load_settings(), name, load)  # type: ignore[arg-type]  # the type is imported for checking only

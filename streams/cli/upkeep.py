@@ -28,7 +28,7 @@ def run_views(context: typer.Context) -> None:
 @views.command("list")
 def list_views(*, as_json: AsJson = False) -> None:
     """List the views and how much of the log they reflect."""
-    from streams.views import list_views as found  # noqa: PLC0415
+    from streams.views.follower import list_views as found  # noqa: PLC0415
 
     rows = [
         {
@@ -57,7 +57,7 @@ def rebuild_view(name: Annotated[str, typer.Argument(help="A view, or `all`.")])
     from rich.progress import Progress  # noqa: PLC0415
 
     from projections.catalog import views as catalog  # noqa: PLC0415
-    from streams.views import rebuild  # noqa: PLC0415
+    from streams.views.follower import rebuild  # noqa: PLC0415
 
     settings = load_settings()
     for each in [v.name for v in catalog()] if name == "all" else [name]:
@@ -152,7 +152,7 @@ def replay_dead_letter(
     """Give a dead letter's record again to the fold that could not take it."""
     import asyncio  # noqa: PLC0415
 
-    from streams.dead_letters import replay  # noqa: PLC0415
+    from streams.folding.dead_letters import replay  # noqa: PLC0415
 
     for position in asyncio.run(replay(load_settings(), topic, partition, offset, fold)):
         typer.echo(f"given again as {position.topic}/{position.partition}@{position.offset}")

@@ -6,9 +6,9 @@ import sqlite3
 from pathlib import Path
 
 from streams.doctor.finding import Finding
-from streams.instance import InstanceLock, describe, holder, listener, ports
 from streams.settings import Settings
-from streams.status import read_all
+from streams.supervision.instance import InstanceLock, describe, holder, listener, ports
+from streams.supervision.status import read_all
 
 RESTARTS_WARN = 3
 

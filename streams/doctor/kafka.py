@@ -5,10 +5,10 @@ from __future__ import annotations
 from schemas.errors import HeadwaterError
 from schemas.registry import check as check_schemas
 from streams.doctor.finding import Finding
-from streams.instance import InstanceLock
-from streams.overview import reachable
 from streams.settings import Settings
-from streams.status import read_all
+from streams.supervision.instance import InstanceLock
+from streams.supervision.overview import reachable
+from streams.supervision.status import read_all
 
 
 def schemas() -> list[Finding]:

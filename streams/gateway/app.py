@@ -20,10 +20,10 @@ from streams.gateway.body import NotJson, UnsupportedMediaType
 from streams.gateway.correlation import Correlation
 from streams.gateway.document import describe_events
 from streams.keys import Keyring, admin_key
-from streams.positions import Freshness
-from streams.positions_kafka import KafkaOffsets
-from streams.producer import Producer
+from streams.producing.producer import Producer
 from streams.settings import Settings
+from streams.views.positions import Freshness
+from streams.views.positions_kafka import KafkaOffsets
 
 DEADLINE_S = 5.0
 """How long a request may wait for Kafka's acknowledgement before it is answered with 503."""

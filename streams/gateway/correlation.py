@@ -15,8 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.envelope import new_id
-from streams.metrics import REGISTRY
-from streams.outgoing import TRACEPARENT
+from streams.producing.outgoing import TRACEPARENT
+from streams.supervision.metrics import REGISTRY
 
 HEADER = "X-Correlation-Id"
 _ID = re.compile(r"[\x21-\x7e]{1,256}")

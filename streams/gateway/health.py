@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from projections.access import Caller
 from projections.problem import Flaw, documented, respond
-from streams import metrics
 from streams.gateway.auth import Guard, require
 from streams.gateway.readiness import missing
 from streams.keys import ADMIN
 from streams.settings import Settings
+from streams.supervision import metrics
 
 _INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Headwater</title>
 <style>body{font:16px/1.6 system-ui;max-width:40em;margin:3em auto;padding:0 1em}code{background:#eee}</style>

@@ -23,8 +23,8 @@ from schemas.envelope import DEFAULT_PROJECT, Clock, parse_time
 from schemas.errors import InvalidEvent
 from schemas.events import BY_NAME, Event
 from schemas.topics import RAW
-from streams.engine import CLAMP_S
-from streams.outgoing import PROJECT, TRACEPARENT, Outgoing, address, raw_topic_of
+from streams.folding.engine import CLAMP_S
+from streams.producing.outgoing import PROJECT, TRACEPARENT, Outgoing, address, raw_topic_of
 
 SOURCE = "http"
 RAW_TYPES: tuple[str, ...] = tuple(sorted(event.__name__ for topic in RAW for event in topic.events))

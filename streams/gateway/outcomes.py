@@ -17,7 +17,7 @@ from projections.position import encode
 from projections.problem import MEDIA_TYPE, Flaw, Problem
 from schemas.errors import BrokerUnavailable, DiskFull, HeadwaterError, RecordTooLarge
 from streams.gateway.items import Flawed
-from streams.metrics import REGISTRY
+from streams.supervision.metrics import REGISTRY
 
 _KINDS: dict[type[HeadwaterError], tuple[int, str]] = {
     RecordTooLarge: (413, "record-too-large"),

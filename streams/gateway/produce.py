@@ -18,8 +18,8 @@ from streams.gateway.document import POSTED, reference
 from streams.gateway.items import outgoing
 from streams.gateway.outcomes import Accepted, Answer, Refused, problem_of, respond
 from streams.keys import PRODUCE
-from streams.outgoing import Position, Prepared
-from streams.producer import Producer, Unacknowledged
+from streams.producing.outgoing import Position, Prepared
+from streams.producing.producer import Producer, Unacknowledged
 
 MAX_ITEMS = 10_000
 MIN_BODY_BYTES = 16 * 1024 * 1024

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from processors.catalog import folds
 from streams.admin import declared
-from streams.overview import reachable
 from streams.settings import Settings
-from streams.status import Status, read_all
+from streams.supervision.overview import reachable
+from streams.supervision.status import Status, read_all
 
 STALE_S = 15.0
 """Processes say how they are every second; a word older than this is a process that hangs."""

@@ -12,9 +12,9 @@ import uvicorn
 
 from schemas.errors import ConfigurationError
 from streams.gateway.app import create_app
-from streams.instance import describe, listener
 from streams.settings import Settings
-from streams.status import ProcessStatus
+from streams.supervision.instance import describe, listener
+from streams.supervision.status import ProcessStatus
 
 HOST = "127.0.0.1"
 _REPORT_S = 1.0

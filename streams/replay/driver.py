@@ -14,8 +14,8 @@ from schemas.codec import Codec
 from schemas.envelope import Clock
 from schemas.errors import ConfigurationError, InvalidEvent, RecordTooLarge
 from schemas.topics import topic_of
-from streams.outgoing import PROJECT, Outgoing, address, prepare
-from streams.producer import Producer
+from streams.producing.outgoing import PROJECT, Outgoing, address, prepare
+from streams.producing.producer import Producer
 from streams.replay.formats import format_named
 from streams.replay.record import BadRecord, Item, MalformedRecord, Options, Recorded
 from streams.settings import Settings

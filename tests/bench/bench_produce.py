@@ -17,8 +17,8 @@ from typing import Any
 from schemas import events as e
 from streams.admin import ensure_topics
 from streams.broker import Broker
-from streams.outgoing import prepare
-from streams.producer import Producer
+from streams.producing.outgoing import prepare
+from streams.producing.producer import Producer
 from streams.settings import Settings
 from tests.bench.figures import figure, quantiles
 from tests.conftest import free_base_port

@@ -26,7 +26,7 @@ from schemas import events as e
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, new_id, to_headers
 from schemas.topics import SIGNALS, key_of, topic_of
-from streams.views_source import BATCH_RECORDS, Decoder
+from streams.views.source import BATCH_RECORDS, Decoder
 
 EVENTS = 1_000_000
 PROJECTED = 100_000

@@ -13,7 +13,7 @@ from projections.store import Store
 from projections.view import Entry
 from schemas import events as e
 from schemas.envelope import Envelope
-from streams import window
+from streams.folding import window
 from tests.projections.material import Log, feed, rows, store_at
 
 

@@ -11,11 +11,11 @@ from schemas import events as e
 from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.envelope import Clock, Envelope, Headers, to_headers
-from streams.engine import Engine
-from streams.memory_log import MemoryLog
+from streams.folding.engine import Engine
+from streams.folding.memory_log import MemoryLog
+from streams.folding.snapshots import dump_state
+from streams.folding.task import PartitionTask
 from streams.simulation import Crash
-from streams.snapshots import dump_state
-from streams.task import PartitionTask
 
 CODEC = Codec()
 SIGNALS = topics.SIGNALS.name

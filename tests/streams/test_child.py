@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.child import Child, rotate
 from streams.settings import Settings
-from streams.status import is_alive
+from streams.supervision.child import Child, rotate
+from streams.supervision.status import is_alive
 
 WORKS = "import os, time; os.read(0, 1); print('went', flush=True); time.sleep(60)"
 STUBBORN = """
@@ -105,7 +105,7 @@ async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     command = (sys.executable, "-c", STUBBORN)
     code = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from streams.child import Child; from streams.settings import Settings\n"
+        "from streams.supervision.child import Child; from streams.settings import Settings\n"
         "async def main():\n"
         f"    demo = Child(Settings(data={str(tmp_path)!r}), 'demo', print, {command!r})\n"
         "    await demo.start(); print(demo.pid, flush=True); await asyncio.sleep(60)\n"

@@ -12,11 +12,11 @@ import pytest
 from schemas import events as e
 from schemas import topics
 from schemas.envelope import Envelope, to_headers
-from streams.log import Fenced, LogUnavailable, Send
-from streams.partitioner import partition_for
+from streams.folding.log import Fenced, LogUnavailable, Send
+from streams.folding.task import PartitionTask
+from streams.producing.partitioner import partition_for
 from streams.settings import Settings
 from streams.simulation import Crash
-from streams.task import PartitionTask
 from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Silence
 from tests.streams.harness import CODEC, SIGNALS, TICKS, signal, states
 from tests.streams.rigs import OUT, OUT_PARTITIONS, MemoryRig, Rig, everything, kafka_rig

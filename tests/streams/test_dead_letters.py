@@ -13,11 +13,11 @@ from schemas import topics
 from schemas.codec import Codec
 from schemas.envelope import Envelope, to_headers
 from schemas.registry import Registry
-from streams import dead_letters
-from streams.dead_letters import NoSuchDeadLetter, NotReplayable, replay
-from streams.producer import Position
+from streams.folding import dead_letters
+from streams.folding.dead_letters import NoSuchDeadLetter, NotReplayable, replay
+from streams.folding.task import PartitionTask
+from streams.producing.producer import Position
 from streams.settings import Settings
-from streams.task import PartitionTask
 from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Links, Silence
 from tests.streams.harness import CODEC, SIGNALS, TICKS, signal
 from tests.streams.rigs import OUT, KafkaRig, everything, kafka_rig

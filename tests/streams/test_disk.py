@@ -11,7 +11,7 @@ from schemas.errors import DiskFull
 from schemas.events import MetricReported
 from streams import disk
 from streams.disk import DiskGuard
-from streams.producer import Producer
+from streams.producing.producer import Producer
 from streams.settings import Settings
 
 EVENT = MetricReported(component="c", name="m", value=1.0)

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from streams.display import Notes, screen
-from streams.overview import Overview, ProcessView
 from streams.settings import Settings
+from streams.supervision.display import Notes, screen
+from streams.supervision.overview import Overview, ProcessView
 
 FINDING = {"time": 1795255200.0, "severity": "warning", "component": "tool:x", "summary": "tool:x: slow"}
 

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from streams.admin import TopicSpec, declared, ensure_topics
 from streams.doctor import Finding, examine_machine, instance, machine
 from streams.doctor.kafka import kafka
-from streams.instance import InstanceLock
 from streams.settings import Settings
-from streams.status import ProcessStatus
+from streams.supervision.instance import InstanceLock
+from streams.supervision.status import ProcessStatus
 from tests.conftest import free_base_port
 
 

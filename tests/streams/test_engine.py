@@ -12,9 +12,9 @@ from schemas import events as e
 from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, Headers, from_headers, to_headers
-from streams.engine import CLAMP_S, Engine, Poison
-from streams.log import Send
-from streams.snapshots import Skip
+from streams.folding.engine import CLAMP_S, Engine, Poison
+from streams.folding.log import Send
+from streams.folding.snapshots import Skip
 from tests.streams.folds import CURSED, TOO_LOUD, UNLUCKY, Chain, Echo, Links, Loud, Silence, found
 from tests.streams.harness import CODEC, signal
 

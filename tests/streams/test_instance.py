@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigurationError
-from streams.instance import InstanceLock, holder, listener, refuse_taken_ports
 from streams.settings import Settings
+from streams.supervision.instance import InstanceLock, holder, listener, refuse_taken_ports
 from tests.conftest import free_base_port
 
 
@@ -36,7 +36,7 @@ def test_a_lock_left_by_a_killed_process_is_no_hindrance(tmp_path: Path) -> None
     """After SIGKILL of the holder its pid is still written there, and the lock can be taken."""
     settings = Settings(data=tmp_path)
     code = (
-        "import os, signal; from streams.instance import InstanceLock\n"
+        "import os, signal; from streams.supervision.instance import InstanceLock\n"
         "from streams.settings import Settings\n"
         f"InstanceLock(Settings(data={str(tmp_path)!r})).take(); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.metrics import REGISTRY, merged, publish
 from streams.settings import Settings
+from streams.supervision.metrics import REGISTRY, merged, publish
 
 EVENTS = Counter("test_metrics_events", "Events.", ["fold"], registry=REGISTRY)
 LATENCY = Histogram("test_metrics_latency_seconds", "Latency.", registry=REGISTRY, buckets=(0.1, 1.0))
@@ -60,7 +60,7 @@ def test_histograms_keep_their_buckets(settings: Settings) -> None:
 def test_a_dead_process_is_left_out(settings: Settings) -> None:
     """A process that is gone does not look like an idle one."""
     code = (
-        "from streams.settings import Settings; from streams.metrics import publish\n"
+        "from streams.settings import Settings; from streams.supervision.metrics import publish\n"
         f"publish(Settings(data={str(settings.data)!r}), 'folds')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

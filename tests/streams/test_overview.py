@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.overview import Observer, reachable, total_lag
 from streams.settings import Settings
-from streams.status import ProcessStatus
+from streams.supervision.overview import Observer, reachable, total_lag
+from streams.supervision.status import ProcessStatus
 from tests.conftest import free_base_port
 
 

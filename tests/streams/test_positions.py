@@ -16,7 +16,7 @@ from projections.view import Place
 from schemas import events as e
 from schemas import topics
 from schemas.errors import DeadlineExceeded
-from streams.positions import Freshness, Routes
+from streams.views.positions import Freshness, Routes
 from tests.projections.material import store_at
 
 

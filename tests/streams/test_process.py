@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streams.settings import Settings
-from streams.status import read_all
+from streams.supervision.status import read_all
 
 HOST = """
 import asyncio
-from streams.process import host
+from streams.supervision.process import host
 from streams.settings import Settings
-from streams.status import ProcessStatus
+from streams.supervision.status import ProcessStatus
 from schemas.errors import ConfigurationError
 
 async def run(settings, stop):

@@ -18,10 +18,10 @@ from schemas.envelope import Envelope
 from schemas.errors import BrokerUnavailable, ConfigurationError, HeadwaterError, InvalidEvent, RecordTooLarge
 from streams.admin import ensure_topics
 from streams.broker import Broker
-from streams.budget import Budget
 from streams.kafka import client_options, record_of
-from streams.partitioner import partition_for
-from streams.producer import Outgoing, Position, Producer, Unacknowledged
+from streams.producing.budget import Budget
+from streams.producing.partitioner import partition_for
+from streams.producing.producer import Outgoing, Position, Producer, Unacknowledged
 from streams.settings import Settings
 from tests.conftest import free_base_port
 

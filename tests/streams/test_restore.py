@@ -11,10 +11,10 @@ import pytest
 from processors.fold import Fold, Output
 from schemas import events as e
 from schemas import topics
-from streams import snapshots
-from streams.engine import Engine
-from streams.log import Send
-from streams.rounds import MARKER_KEY, SKIP_PREFIX, STATE_PREFIX
+from streams.folding import snapshots
+from streams.folding.engine import Engine
+from streams.folding.log import Send
+from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, STATE_PREFIX
 from streams.simulation import Crash
 from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Learned, Links, Silence
 from tests.streams.harness import ALWAYS, CHANGELOG, CODEC, NEVER, SIGNALS, TICKS, Partition, states

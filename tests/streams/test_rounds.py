@@ -9,9 +9,9 @@ import structlog
 
 from schemas import topics
 from schemas.codec import Codec
-from streams.engine import Engine
-from streams.rounds import MARKER_KEY, Rounds
-from streams.snapshots import Marker, Sealer, Snapshot
+from streams.folding.engine import Engine
+from streams.folding.rounds import MARKER_KEY, Rounds
+from streams.folding.snapshots import Marker, Sealer, Snapshot
 from tests.streams.folds import Chain, Silence
 from tests.streams.harness import Partition
 

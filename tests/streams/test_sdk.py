@@ -15,8 +15,8 @@ from schemas import events as e
 from schemas.codec import Decoded
 from schemas.errors import BrokerUnavailable, HeadwaterError, InvalidEvent
 from schemas.topics import RAW
-from streams.context import current
-from streams.producer import Position
+from streams.producing.context import current
+from streams.producing.producer import Position
 from streams.sdk import Emitted, Headwater, SyncHeadwater
 from streams.settings import Settings
 from tests.conftest import free_base_port

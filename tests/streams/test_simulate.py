@@ -10,10 +10,10 @@ import pytest
 from schemas import events as e
 from schemas.errors import BrokerUnavailable, ConfigurationError, InvalidEvent
 from streams import simulate
-from streams.outgoing import Outgoing
+from streams.producing.outgoing import Outgoing
 from streams.replay import Sink, from_json_line
 from streams.settings import Settings
-from streams.status import read_all
+from streams.supervision.status import read_all
 
 
 class Kept:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from river import anomaly
 
-from streams.snapshots import Marker, Sealer, Skip, Snapshot, SnapshotRefused, dump_state, load_state
+from streams.folding.snapshots import Marker, Sealer, Skip, Snapshot, SnapshotRefused, dump_state, load_state
 from tests.streams.folds import Learned, Model
 from tests.streams.harness import signal
 

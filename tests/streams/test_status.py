@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streams.settings import Settings
-from streams.status import ProcessStatus, is_alive, read, read_all, write_whole
+from streams.supervision.status import ProcessStatus, is_alive, read, read_all, write_whole
 
 
 @pytest.fixture
@@ -61,7 +61,9 @@ def test_close_takes_away_only_ones_own_word(settings: Settings) -> None:
 def test_a_dead_process_is_known_as_dead(settings: Settings) -> None:
     """What a killed process left behind is shown, marked as not alive."""
     code = (
-        "import os, signal; from streams.settings import Settings; from streams.status import ProcessStatus\n"
+        "import os, signal\n"
+        "from streams.settings import Settings\n"
+        "from streams.supervision.status import ProcessStatus\n"
         f"ProcessStatus(Settings(data={str(settings.data)!r}), 'folds').set('running')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

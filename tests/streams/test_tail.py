@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from schemas import events as e
 from schemas.errors import BrokerUnavailable, ConfigurationError
 from streams.kafka import client_options
-from streams.producer import Producer
+from streams.producing.producer import Producer
 from streams.settings import Settings
 from streams.tail import Filters, Range, Shown, plain_key, tail
 from tests.conftest import free_base_port

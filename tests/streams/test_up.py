@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from streams.settings import Settings
-from streams.status import read
+from streams.supervision.status import read
 from tests.conftest import free_base_port
 
 PROCESSES = {"broker", "folds", "views", "serve"}

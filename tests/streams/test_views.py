@@ -26,12 +26,12 @@ from streams import runner
 from streams.admin import admin_client, ensure_topics
 from streams.broker import Broker
 from streams.kafka import client_options
-from streams.positions import Freshness
-from streams.positions_kafka import KafkaOffsets
-from streams.producer import Position, Producer
+from streams.producing.producer import Position, Producer
 from streams.settings import Settings
-from streams.status import read_all
-from streams.views import list_views, rebuild, run
+from streams.supervision.status import read_all
+from streams.views.follower import list_views, rebuild, run
+from streams.views.positions import Freshness
+from streams.views.positions_kafka import KafkaOffsets
 from tests.conftest import free_base_port
 from tests.projections.material import rows
 
@@ -169,7 +169,7 @@ async def test_a_deadline_passes_with_a_clear_answer(settings: Settings) -> None
 async def test_killed_again_and_again_counts_once(settings: Settings) -> None:
     """The views process killed with SIGKILL while events come in: no event is lost, none counted twice."""
     script = (
-        "import asyncio, sys; from streams.settings import Settings; from streams.views import run;"
+        "import asyncio, sys; from streams.settings import Settings; from streams.views.follower import run;"
         "asyncio.run(run(Settings.model_validate_json(sys.argv[1]), asyncio.Event()))"
     )
     spoken = settings.model_dump_json()

@@ -9,7 +9,7 @@ import pytest
 from schemas import events as e
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, to_headers
-from streams.views_source import Decoder
+from streams.views.source import Decoder
 
 CODEC = Codec()
 NOW = 1_700_000_000.0

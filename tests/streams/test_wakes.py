@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.wakes import LIVE, Wakes
+from streams.folding.wakes import LIVE, Wakes
 
 ASKED = st.lists(
     st.tuples(st.sampled_from("abc"), st.floats(1, 100), st.sampled_from([LIVE, "p"])), max_size=300

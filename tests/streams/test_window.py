@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.envelope import Envelope
-from streams.window import WINDOW, Window
+from streams.folding.window import WINDOW, Window
 
 
 def named(id: str, project: str = "p", source: str = "s") -> Envelope:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from streams.cli import app
 from streams.settings import Settings
-from streams.status import ProcessStatus
+from streams.supervision.status import ProcessStatus
 from tests.conftest import free_base_port
 
 COMMANDS = [

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 
 from schemas.envelope import Envelope
 from streams.gateway.correlation import identify
-from streams.producer import Position
+from streams.producing.producer import Position
 from streams.settings import Settings
 from tests.streams.gateway.test_produce import metric
 from tests.streams.test_producer import read

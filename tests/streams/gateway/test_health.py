@@ -15,7 +15,7 @@ from streams.admin import declared
 from streams.gateway.readiness import missing
 from streams.keys import create
 from streams.settings import Settings
-from streams.status import ProcessStatus, born
+from streams.supervision.status import ProcessStatus, born
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -19,7 +19,7 @@ from schemas.events import MetricReported
 from streams.gateway.app import create_app
 from streams.gateway.produce import MAX_ITEMS
 from streams.keys import admin_key, create
-from streams.producer import Position
+from streams.producing.producer import Position
 from streams.settings import Settings
 from tests.conftest import free_base_port
 from tests.streams.gateway.conftest import Count

@@ -22,7 +22,7 @@ from schemas.envelope import Envelope
 from schemas.registry import load
 from schemas.topics import TOPICS, topic_of
 from streams.keys import admin_key, create
-from streams.producer import Position
+from streams.producing.producer import Position
 from streams.settings import Settings
 from tests.streams.gateway.serving import serving
 from tests.streams.test_producer import read

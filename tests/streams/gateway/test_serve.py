@@ -12,7 +12,7 @@ import pytest
 from schemas.errors import ConfigurationError
 from streams.gateway.serve import run
 from streams.settings import Settings
-from streams.status import read_all
+from streams.supervision.status import read_all
 from tests.streams.gateway.serving import free_port, serving
 
 

@@ -13,7 +13,7 @@ from schemas.codec import Codec, Decoded
 from schemas.envelope import Envelope
 from schemas.errors import BrokerUnavailable, ConfigurationError, RecordTooLarge
 from streams.kafka import client_options, record_of
-from streams.outgoing import Outgoing, prepare
+from streams.producing.outgoing import Outgoing, prepare
 from streams.replay import MalformedRecord, Report, replay, to_json_line
 from streams.settings import Settings
 

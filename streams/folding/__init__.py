@@ -1,0 +1,1 @@
+"""How the runner folds a partition: tasks over a log, in Kafka or in memory."""

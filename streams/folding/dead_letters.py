@@ -1,0 +1,140 @@
+"""Replaying dead letters: the record is appended again, addressed to the fold that could not take it.
+
+A letter of a fold goes back with the header `ce_replayof`: that fold alone takes it, at its new
+position, although its id stood there before. A letter that no fold could read goes back as it was,
+as any producer would send it again: then it is an event like others, and dropped as a duplicate
+where the producer has sent it a second time meanwhile. Nothing remembers a replay: twice is twice.
+"""
+
+from __future__ import annotations
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from processors.catalog import folds as catalog
+from schemas import topics
+from schemas.codec import Codec, Record
+from schemas.errors import BrokerUnavailable, DecodeError, HeadwaterError
+from schemas.events import DeadLetter
+from streams.folding.kafka_log import KafkaLog
+from streams.kafka import client_options, patiently
+from streams.producing.producer import Position
+from streams.settings import Settings
+
+_DEADLINE_S = 30.0
+_REPLAY_OF = "ce_replayof"
+
+
+class NoSuchDeadLetter(HeadwaterError):
+    """No dead letter was written for this position, or none of this fold."""
+
+
+class NotReplayable(HeadwaterError):
+    """The dead letter is there, but appending it again would change nothing."""
+
+
+async def replay(
+    settings: Settings, topic: str, partition: int, offset: int, fold: str | None = None
+) -> list[Position]:
+    """Append the record that a dead letter holds to its topic and partition; returns the new positions.
+
+    `topic`, `partition` and `offset` say where the record stood. With `fold` only that fold's letter is
+    replayed, without it each fold's, or the one of a record that could not be decoded. Raises
+    NoSuchDeadLetter, NotReplayable (before anything is appended) or BrokerUnavailable.
+    """
+    letters = await _letters(settings, topic, partition, offset)
+    chosen = [letter for letter in letters.values() if fold is None or letter.fold == fold]
+    if not chosen:
+        there = ", ".join(str(name or "the record itself, which was not readable") for name in letters)
+        raise NoSuchDeadLetter(
+            f"{topic}/{partition} offset {offset}: no dead letter" + (f" of fold {fold}" if fold else ""),
+            hint=f"there is one of: {there}" if letters else "see GET /v1/dead-letters for their positions",
+        )
+    codec = Codec(max_record_bytes=settings.max_record_bytes)
+    for letter in chosen:
+        _check(letter, codec)
+    return await _append(settings, chosen)
+
+
+async def _letters(
+    settings: Settings, topic: str, partition: int, offset: int
+) -> dict[str | None, DeadLetter]:
+    """The letters of a position by fold. All partitions are read: the project that keys them is not known."""
+    codec, subject = Codec(), ("ce_subject", topic.encode())
+    found: dict[str | None, DeadLetter] = {}
+    log = KafkaLog(settings, "dead-letters")
+    await log.start()
+    try:
+        for number in range(settings.partitions):
+            first, end = await log.bounds(topics.DEAD_LETTERS.name, number)
+            async for batch in log.read(topics.DEAD_LETTERS.name, number, first, end):
+                for record in batch:
+                    if subject not in record.headers:
+                        continue
+                    letter = codec.decode(record.value)
+                    assert isinstance(letter, DeadLetter)
+                    if (letter.topic, letter.partition, letter.offset) == (topic, partition, offset):
+                        found[letter.fold] = letter
+    finally:
+        await log.close()
+    return found
+
+
+def _check(letter: DeadLetter, codec: Codec) -> None:
+    where = f"{letter.topic}/{letter.partition} offset {letter.offset}"
+    if letter.fold is None:
+        try:
+            codec.decode_record(_record(letter))
+        except DecodeError as error:
+            raise NotReplayable(
+                f"{where} still cannot be decoded: {error.message}",
+                hint="once its schema is registered here it can; else send a corrected event",
+            ) from error
+        return
+    if letter.value is None:
+        raise NotReplayable(
+            f"{where}: fold {letter.fold} raised when it was woken, which no record stands for",
+            hint="the fold asks to be woken anew at the key's next event",
+        )
+    readers = [f.name for f in catalog() if letter.topic in {t.name for t in f.topics}]
+    if letter.fold not in readers:
+        raise NotReplayable(
+            f"{where}: no fold {letter.fold} reads {letter.topic} here",
+            hint=f"there is: {', '.join(readers)}",
+        )
+
+
+def _record(letter: DeadLetter) -> Record:
+    headers = [(name, value) for name, value in letter.headers.items() if name != _REPLAY_OF]
+    if letter.fold is not None:
+        headers.append((_REPLAY_OF, letter.fold.encode()))
+    return Record(letter.topic, letter.partition, letter.offset, 0.0, letter.key, letter.value, headers)
+
+
+async def _append(settings: Settings, letters: list[DeadLetter]) -> list[Position]:
+    producer = AIOKafkaProducer(
+        **client_options(settings),
+        acks="all",
+        enable_idempotence=True,
+        max_request_size=settings.max_record_bytes + 256 * 1024,
+    )
+    await patiently("connecting", producer.start, _DEADLINE_S)
+    try:
+        positions = []
+        for record in map(_record, letters):
+            sent = await producer.send_and_wait(
+                settings.named(record.topic),
+                record.value,
+                record.key,
+                partition=record.partition,
+                headers=list(record.headers),
+            )
+            positions.append(Position(record.topic, record.partition, sent.offset))
+    except KafkaError as error:
+        raise BrokerUnavailable(
+            f"replaying dead letters: Kafka did not take the record ({error!r})",
+            hint="see `headwater status` and the broker's log",
+        ) from error
+    finally:
+        await producer.stop()
+    return positions

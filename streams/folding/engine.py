@@ -1,0 +1,299 @@
+"""The folds of one partition: records in, records out, state between. No I/O, in Kafka and simulation alike.
+
+What a fold gives is a function of the partition's records, its recorded ticks and its skips alone.
+That is what makes a restart exact: load snapshots, fold what came after, drop the outputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from processors.fold import Fold, Wake
+from schemas import events as e
+from schemas import topics
+from schemas.codec import Codec, Decoded, Record
+from schemas.envelope import Envelope, derived_id, to_headers
+from schemas.errors import RecordTooLarge
+from streams.folding import letters
+from streams.folding.log import Send
+from streams.folding.snapshots import Skip
+from streams.folding.wakes import LIVE, Wakes
+from streams.folding.window import Window
+
+CLAMP_S = 300.0
+"""A live event's time may be this far ahead of the broker's; beyond, it is set back and counted."""
+MAX_METADATA_BYTES = 32 * 1024
+"""Of an output's key and headers, which it has partly from its cause; topics leave room for 64 KiB."""
+
+
+class Poison(Exception):
+    """A fold raised. The engine's state is spoilt: build it anew with `skip`, then go on."""
+
+    def __init__(self, skip: Skip, cause: Exception) -> None:
+        super().__init__(f"fold {skip.fold} raised {cause!r} at offset {skip.offset}")
+        self.skip = skip
+        self.cause = cause
+
+
+class FoldStats:
+    """What is measured of one fold in one partition; it outlives engines, so that counters never fall."""
+
+    def __init__(self) -> None:
+        self.events = self.outputs = self.nanoseconds = self.dead_letters = 0
+
+
+class Slot:
+    """One fold in one partition: its states by key, and what is measured of it."""
+
+    def __init__(self, fold: Fold[Any]) -> None:
+        self.fold = fold
+        self.states: dict[str, Any] = {}
+        self.dirty: dict[str, None] = {}
+        """Keys changed since they were last saved, in an order that every run repeats."""
+        self.covered: dict[str, int] = {}
+        """While restoring: the position up to which a key's snapshot holds."""
+        self.floor = 0
+        """While restoring: every change of this fold below this offset is in the snapshots."""
+        self.stats = FoldStats()
+
+
+class Engine:
+    """Folds records of one (topic, partition), in order."""
+
+    def __init__(
+        self,
+        topic: topics.Topic,
+        partition: int,
+        folds: Iterable[Fold[Any]],
+        codec: Codec,
+        group: str = "folds",
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.group = group
+        self.codec = codec
+        self.slots = [Slot(fold) for fold in folds]
+        self.stateful = any(slot.fold.state is not None for slot in self.slots)
+        self.deduplicates = topic.kind != "raw"
+        self.position = 0
+        self.clocks: dict[str, float] = {}
+        self.wakes = Wakes()
+        self.skips: dict[Skip, Exception | None] = {}
+        """What is not given to a fold again; with its cause while that is not yet in the log."""
+        self.letters: list[tuple[Skip, Send]] = []
+        """Dead letters made since the task last took them, each with the skip that belongs to it."""
+        self.clamped = self.duplicates = self.undecodable = 0
+        self._window = Window() if self.deduplicates else None
+        self._routes: dict[type[e.Event], list[Slot]] = {}
+        for slot in self.slots:
+            for event_type in slot.fold.accepts:
+                self._routes.setdefault(event_type, []).append(slot)
+        self._by_name = {slot.fold.name: slot for slot in self.slots}
+
+    def process(self, record: Record) -> list[Send]:
+        """Fold one record; returns what it led to. Raises Poison, after which the engine is spoilt."""
+        out: list[Send] = []
+        offset = record.offset
+        self.position = offset + 1
+        if self.skips and Skip("", offset) in self.skips:
+            return out  # it could not be decoded then; that it could be now must not change the past
+        try:
+            decoded = self.codec.decode_record(record)
+        except Exception as error:  # noqa: BLE001 - what foreign bytes raise is not ours to foresee
+            self.undecodable += 1
+            self._dead_letter(record, None, error)
+            return out
+        envelope = decoded.envelope
+        addressed = envelope.replay_of
+        if addressed is None and self._window is not None and self._window.seen(envelope, offset):
+            self.duplicates += 1
+            return out
+        at = self._event_time(envelope, record)
+        out += self._advance(envelope, at)
+        for slot in self._routes.get(type(decoded.event), ()):
+            if offset < slot.floor or offset < slot.covered.get(decoded.key, 0):
+                continue
+            if addressed in (None, slot.fold.name):
+                out += self._give(slot, record, decoded, at)
+        return out
+
+    def _give(self, slot: Slot, record: Record, decoded: Decoded, at: float) -> list[Send]:
+        """What the fold answers to a record; a dead letter where it is noted that it raises."""
+        skip = Skip(slot.fold.name, record.offset)
+        if self.skips and skip in self.skips:
+            cause = self.skips[skip]
+            if cause is not None:
+                self._dead_letter(record, slot, cause)
+            return []
+        envelope = decoded.envelope
+        cause_id = (envelope.project, envelope.source, envelope.id)
+        try:
+            return self._call(slot, decoded.key, decoded.event, at, envelope, cause_id, skip)
+        except Poison as poison:
+            if slot.fold.state is not None:
+                raise
+            self._dead_letter(record, slot, poison.cause)  # it has no state that could be spoilt
+            return []
+
+    def remember(self, record: Record) -> None:
+        """Note a record before the point of restoring: it counts for duplicates, and for nothing else."""
+        if self._window is None or Skip("", record.offset) in self.skips:
+            return
+        try:
+            decoded = self.codec.decode_record(record)
+        except Exception:  # noqa: BLE001 - as in `process`; it is a dead letter already, and has no id
+            return
+        if decoded.envelope.replay_of is None:
+            self._window.seen(decoded.envelope, record.offset)
+
+    def _event_time(self, envelope: Envelope, record: Record) -> float:
+        if envelope.clock == "live" and envelope.time > record.timestamp + CLAMP_S:
+            self.clamped += 1
+            return record.timestamp + CLAMP_S
+        return envelope.time
+
+    def _call(
+        self,
+        slot: Slot,
+        key: str,
+        event: e.Event | None,
+        at: float,
+        cause: Envelope,
+        cause_id: tuple[str, ...],
+        skip: Skip,
+    ) -> list[Send]:
+        """Give the fold an event, or (None) the wake that it asked for; nothing is kept where it raises."""
+        fold = slot.fold
+        started = time.perf_counter_ns()
+        sends: list[Send] = []
+        try:
+            state = None
+            if fold.state is not None:
+                state = slot.states.get(key)
+                if state is None:
+                    state = slot.states[key] = fold.initial(key)
+                slot.dirty[key] = None
+            results = fold.on_wake(state, at) if event is None else fold.on_event(state, event, at)
+            for result in results:
+                if isinstance(result, Wake):
+                    self._ask(fold, key, result, cause)
+                else:
+                    sends.append(self._produced(fold, result, at, cause, cause_id, len(sends)))
+        except Exception as error:
+            raise Poison(skip, error) from error
+        slot.stats.events += 1
+        slot.stats.outputs += len(sends)
+        slot.stats.nanoseconds += time.perf_counter_ns() - started
+        return sends
+
+    def _ask(self, fold: Fold[Any], key: str, wake: Wake, cause: Envelope) -> None:
+        assert fold.state is not None, f"{fold.name} keeps no state, so it cannot ask to be woken"
+        clock = cause.project if cause.clock == "replay" else LIVE
+        self.wakes.ask(fold.name, key, wake.at, clock, self.clocks.get(clock, 0.0))
+
+    def _produced(
+        self,
+        fold: Fold[Any],
+        event: e.Event,
+        at: float,
+        cause: Envelope,
+        cause_id: tuple[str, ...],
+        ordinal: int,
+    ) -> Send:
+        if type(event) not in fold.emits:
+            raise TypeError(
+                f"{fold.name} yielded {type(event).__name__}, which it does not declare in `emits`"
+            )
+        topic = topics.topic_of(type(event))
+        key = topics.key_of(event)
+        envelope = Envelope(
+            id=derived_id(*cause_id, self.group, fold.name, fold.version, ordinal),
+            source=f"headwater/{self.group}/{fold.name}",
+            type=type(event).__name__,
+            time=at,
+            project=cause.project,
+            subject=key,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.id or None,
+            traceparent=cause.traceparent,
+            clock=cause.clock,
+        )
+        headers = to_headers(envelope)
+        send = Send(topic.name, f"{cause.project}/{key}".encode(), self.codec.encode(event), headers)
+        size = len(send.key) + sum(len(name) + len(value) for name, value in headers)
+        if size > MAX_METADATA_BYTES:  # the broker would refuse the whole transaction, again and again
+            raise RecordTooLarge(
+                f"{envelope.type}: key and headers take {size:,} bytes, the limit is {MAX_METADATA_BYTES:,}",
+                hint="shorten the key, the correlation id, or the causing event's id",
+            )
+        return send
+
+    def _dead_letter(self, record: Record, slot: Slot | None, cause: Exception) -> None:
+        letter = letters.of_record(record, slot.fold.name if slot else None, cause)
+        skip = Skip(letter.fold or "", record.offset)
+        self._post(letter, skip, letters.project_of(record), record.timestamp)
+
+    def _post(self, letter: e.DeadLetter, skip: Skip, project: str, at: float) -> None:
+        self.letters.append((skip, letters.send(letter, repr(skip), project, at, self.group, self.codec)))
+
+    def _advance(self, envelope: Envelope, at: float) -> list[Send]:
+        """A replayed project's clock moves with its data."""
+        if envelope.clock != "replay" or at <= self.clocks.get(envelope.project, float("-inf")):
+            return []
+        self.clocks[envelope.project] = at
+        return self._wake_due(envelope.project, at)
+
+    def tick(self, at: float) -> list[Send]:
+        """Live projects' time is now `at` (seconds since 1970). Raises Poison."""
+        self.clocks[LIVE] = at
+        return self._wake_due(LIVE, at)
+
+    def next_wake(self) -> float | None:
+        """When a live project's fold wants to be woken next."""
+        return self.wakes.next(LIVE)
+
+    def _wake_due(self, clock: str, at: float) -> list[Send]:
+        return [send for wake in self.wakes.due(clock, at) for send in self._wake(*wake, clock, at)]
+
+    def _wake(self, wanted: float, fold: str, key: str, clock: str, at: float) -> list[Send]:
+        slot = self._by_name[fold]
+        project = key.partition("/")[0]
+        skip = Skip(fold, -1, key, wanted)  # a key's wakes strictly ascend: no position is needed
+        slot.dirty[key] = None
+        if skip in self.skips:
+            cause = self.skips[skip]
+            if cause is not None:
+                topic = topics.ticks(self.topic.name)
+                letter = letters.of_wake(topic, self.partition, self.position, fold, key, cause)
+                self._post(letter, skip, project, at)
+            return []
+        envelope = Envelope(
+            id="",
+            source="",
+            type="Tick",
+            time=at,
+            project=project,
+            clock="live" if clock == LIVE else "replay",
+        )
+        cause_id = (project, self.topic.name, key, "wake", repr(wanted))
+        return self._call(slot, key, None, at, envelope, cause_id, skip)
+
+    def adopt(
+        self, slot: Slot, key: str, state: msgspec.Struct, position: int, wake: float | None, clock: str
+    ) -> None:
+        """Take a key's state from its snapshot."""
+        slot.states[key] = state
+        slot.covered[key] = position
+        if wake is not None:
+            self.wakes.put(slot.fold.name, key, wake, clock)
+
+    def restored(self) -> None:
+        """Restoring is over: snapshots' positions lie behind, and what is counted begins now."""
+        self.clamped = self.duplicates = self.undecodable = 0
+        for slot in self.slots:
+            slot.covered = {}
+            slot.floor = 0

@@ -1,0 +1,63 @@
+"""What the runner needs of a log. Two implement it: Kafka (`kafka_log`) and memory (`memory_log`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from schemas.codec import Record
+from schemas.envelope import Headers
+from schemas.errors import HeadwaterError
+
+Step = Callable[[str], None]
+"""Called at every named step of the protocol; the simulation and the kill tests crash there."""
+
+
+class Send(msgspec.Struct, frozen=True):
+    """A record to be written. `partition` None: by key. A `value` of None is a tombstone."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+class Fenced(HeadwaterError):
+    """Another worker has taken the partition over; nothing of this transaction was written."""
+
+    category = "TEMPORARY"
+
+
+class LogUnavailable(HeadwaterError):
+    """The log failed in a way that leaves a transaction's outcome to be read from it."""
+
+    category = "TEMPORARY"
+
+
+class Transactions(Protocol):
+    """The right to write for one input partition, until somebody else is given it."""
+
+    async def commit(self, sends: Sequence[Send], next_offset: int) -> None:
+        """Write all of `sends` and the input position, or nothing. Raises Fenced or LogUnavailable."""
+
+    async def close(self) -> None:
+        """Give it back; an open transaction is left for the next owner to abort."""
+
+
+class Log(Protocol):
+    """An ordered, partitioned log with consumer groups' positions and transactions."""
+
+    async def fence(self, topic: str, partition: int, step: Step) -> Transactions:
+        """Take over the partition: whoever wrote for it before is fenced, his open transaction aborted."""
+
+    async def committed(self, topic: str, partition: int) -> int | None:
+        """The group's committed next offset."""
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset there is, and the end that a read_committed reader can reach."""
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
+        """Committed records with start <= offset < end, in order; ends by position."""

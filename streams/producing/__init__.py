@@ -1,0 +1,1 @@
+"""The way of an event into the log: batching, retries, backpressure, correlation."""

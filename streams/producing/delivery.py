@@ -1,0 +1,232 @@
+"""Records on their way to Kafka: one lane a partition, bounded memory, a deadline that holds.
+
+aiokafka's own queue is not used beyond one batch a lane, for three reasons. An idempotent aiokafka
+producer never expires what it holds: a record reported as failed would still be written when the
+broker returns, after its sender has sent it anew. Its futures are one a record, here one a call
+(four times the throughput). And a lane that waits for its batch gathers the next one meanwhile, so
+batches grow under load and a single record waits for nothing.
+
+When a deadline passes over a batch that is on the wire, the client is thrown away: whether that one
+batch was written is unknown and said so; what waited behind it was never sent. Other lanes send
+their batch again through the new client; where the first one had arrived, the event is in the log
+twice under one id and dropped after re-keying, as for any producer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from typing import Any
+
+import structlog
+
+from streams.producing.budget import Budget
+from streams.producing.connection import Client, Connection, Refused, refusal
+
+log = structlog.get_logger()
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+
+class Call:
+    """One call of emit: `positions[i]` is (partition, offset) of its i-th record once acknowledged."""
+
+    __slots__ = ("clock", "deadline_s", "done", "error", "left", "positions")
+
+    def __init__(self, count: int, deadline_s: float) -> None:
+        self.positions: list[tuple[int, int] | None] = [None] * count
+        self.left = count
+        self.deadline_s = deadline_s
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: Exception | None = None
+        self.clock: asyncio.Timeout | None = None
+
+    def progress(self) -> None:
+        """Some records were acknowledged: finish, or start the deadline anew."""
+        if self.done.done():
+            return
+        if self.left == 0:
+            self.done.set_result(None)
+        elif self.clock is not None and not self.clock.expired():
+            self.clock.reschedule(asyncio.get_running_loop().time() + self.deadline_s)
+
+    def fail(self, error: Exception) -> None:
+        """A record of this call was refused for good."""
+        if not self.done.done():
+            self.error = error
+            self.done.set_result(None)
+
+    def give_up(self) -> None:
+        """Nobody waits any more: what was not yet sent will not be."""
+        self.done.cancel()
+
+
+class Record:
+    """A record of a call. `cost` is what it takes of the budget, in bytes."""
+
+    __slots__ = ("call", "cost", "headers", "index", "key", "value")
+
+    def __init__(
+        self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], cost: int, call: Call, index: int
+    ) -> None:
+        self.key = key
+        self.value = value
+        self.headers = headers
+        self.cost = cost
+        self.call = call
+        self.index = index
+
+
+class Lane:
+    """Records for one partition, in order, one batch at a time. `topic` is Kafka's name of it."""
+
+    def __init__(self, connection: Connection, budget: Budget, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self._connection = connection
+        self._budget = budget
+        self._queue: deque[Record] = deque()
+        self._sending: list[Record] = []
+        self._given_up: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._most: int | None = None
+
+    def put(self, record: Record) -> None:
+        """Queue a record whose cost was taken from the budget."""
+        self._queue.append(record)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def deadline_passed(self) -> None:
+        """A call gave up: forget what waits, and the batch on the wire when nobody waits for it."""
+        self._forget_unwanted()
+        if self._given_up is not None and not self._given_up.done() and not any(map(_wanted, self._sending)):
+            self._given_up.set_result(None)
+
+    async def close(self) -> None:
+        """Stop; what is queued is not sent."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for record in self._queue:
+            self._budget.give(record.cost)
+        self._queue.clear()
+
+    def _forget_unwanted(self) -> None:
+        if all(map(_wanted, self._queue)):
+            return
+        self._budget.give(sum(r.cost for r in self._queue if not _wanted(r)))
+        self._queue = deque(filter(_wanted, self._queue))
+
+    async def _run(self) -> None:
+        pause = _FIRST_PAUSE_S
+        try:
+            while self._queue:
+                try:
+                    await self._send_one_batch()
+                    pause = _FIRST_PAUSE_S
+                except Exception as error:  # noqa: BLE001 - tried again, and told, until nobody waits for it
+                    self._connection.last_error = error
+                    log.debug("producer.retry", topic=self.topic, partition=self.partition, error=repr(error))
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE_S)
+        finally:
+            self._task = None
+
+    async def _send_one_batch(self) -> None:
+        """Deliver the front of the queue; on an error the unwanted are dropped, the rest goes back."""
+        batch: list[Record] = []
+        try:
+            client = await self._connection.client()
+            builder = client.kafka.create_batch()
+            batch = self._take(builder)
+            if not batch:
+                return
+            offset = await self._acknowledged(client, builder, batch)
+        except BaseException as error:
+            refused = refusal(error, self.topic)
+            if refused is not None and not self._halve(refused, len(batch)):
+                self._finish(batch, refused)
+                return
+            self._queue.extendleft(reversed(batch))
+            self._forget_unwanted()
+            if refused is None:
+                raise
+            return
+        self._most = None
+        self._connection.last_error = None
+        self._finish(batch, offset)
+
+    def _take(self, builder: Any) -> list[Record]:
+        now = int(time.time() * 1000)
+        append = builder.append
+        batch: list[Record] = []
+        queue = self._queue
+        while queue and (self._most is None or len(batch) < self._most):
+            record = queue[0]
+            if not _wanted(record):
+                self._budget.give(queue.popleft().cost)
+            elif append(timestamp=now, key=record.key, value=record.value, headers=record.headers) is None:
+                break
+            else:
+                batch.append(queue.popleft())
+        return batch
+
+    async def _acknowledged(self, client: Client, builder: Any, batch: list[Record]) -> int:
+        """Offset of the batch's first record. On a passed deadline the client is thrown away."""
+        loop = asyncio.get_running_loop()
+        given_up = self._given_up = loop.create_future()
+        self._sending = batch
+        sent = asyncio.ensure_future(self._send(client, builder))
+        try:
+            await asyncio.wait({sent, given_up, client.lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not sent.done():
+                self._connection.drop(client)
+                raise TimeoutError("no answer to a batch on the wire")
+            try:
+                return sent.result()
+            except Exception:
+                # Also after a refusal: aiokafka has counted the batch, Kafka has not, and the next one
+                # would be out of sequence.
+                self._connection.drop(client)
+                raise
+        finally:
+            sent.cancel()
+            self._given_up = None
+            self._sending = []
+
+    async def _send(self, client: Client, builder: Any) -> int:
+        future = await client.kafka.send_batch(builder, self.topic, partition=self.partition)
+        metadata = await future
+        return int(metadata.offset)
+
+    def _finish(self, batch: list[Record], outcome: int | Refused) -> None:
+        calls: dict[int, Call] = {}
+        cost = 0
+        for offset, record in enumerate(batch, outcome if isinstance(outcome, int) else 0):
+            call = record.call
+            cost += record.cost
+            if isinstance(outcome, int):
+                call.positions[record.index] = (self.partition, offset)
+                call.left -= 1
+            calls[id(call)] = call
+        for call in calls.values():
+            if isinstance(outcome, int):
+                call.progress()
+            else:
+                call.fail(outcome.error)
+        self._budget.give(cost)
+
+    def _halve(self, refused: Refused, count: int) -> bool:
+        """A batch too large for the broker is sent in halves before a record is refused."""
+        if not refused.too_large or count < 2:
+            return False
+        self._most = count // 2
+        return True
+
+
+def _wanted(record: Record) -> bool:
+    return not record.call.done.done()

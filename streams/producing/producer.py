@@ -1,0 +1,216 @@
+"""Produces events: checked, idempotent, acknowledged by all replicas, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+from aiokafka.errors import KafkaError
+
+from schemas.codec import Codec
+from schemas.errors import BrokerUnavailable, HeadwaterError
+from schemas.events import Event
+from streams.disk import DiskGuard
+from streams.producing.budget import Budget
+from streams.producing.connection import Connection
+from streams.producing.delivery import Call, Lane, Record
+from streams.producing.outgoing import Options, Outgoing, Position, Prepared, address, prepare
+from streams.producing.partitioner import partition_for
+from streams.settings import Settings
+
+__all__ = ["Options", "Outgoing", "Position", "Producer", "Unacknowledged"]
+
+MAX_UNACKNOWLEDGED_BYTES = 32 * 1024 * 1024
+_PAUSE_S = 0.2
+_TURN = 512
+
+
+class Unacknowledged(BrokerUnavailable):
+    """Kafka did not acknowledge every record in time.
+
+    `positions` has a Position for each acknowledged item and None for each other; `ids` are the
+    others' event ids. Those were not written, but for a batch that was on the wire: send them again
+    with the same ids, and the ones that had arrived are dropped as duplicates.
+    """
+
+    def __init__(self, message: str, positions: list[Position | None], ids: list[str]) -> None:
+        super().__init__(message, hint="send them again with the same ids once `headwater status` is well")
+        self.positions = positions
+        self.ids = ids
+
+
+class Producer:
+    """Writes events to raw topics. Belongs to the event loop that it is first used on.
+
+    `deadline_s`: how long a call may go without an acknowledgement before it raises Unacknowledged.
+    `max_unacknowledged_bytes`: emit waits while more than this is under way.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: str = "sdk",
+        deadline_s: float = 30.0,
+        max_unacknowledged_bytes: int = MAX_UNACKNOWLEDGED_BYTES,
+    ) -> None:
+        self.settings = settings
+        self.source = source
+        self.deadline_s = deadline_s
+        self.codec = Codec(max_record_bytes=settings.max_record_bytes)
+        self._disk = DiskGuard(settings)
+        self._budget = Budget(max_unacknowledged_bytes)
+        self._connection = Connection(settings)
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._calls: set[Call] = set()
+        self._closed = False
+
+    async def start(self) -> None:
+        """Connect; raises BrokerUnavailable after the deadline. Optional: emit connects when it has to."""
+        failure: Exception | None = None
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                while True:
+                    try:
+                        await self._connection.client()
+                    except (KafkaError, OSError, TimeoutError) as error:
+                        failure = error
+                        await asyncio.sleep(_PAUSE_S)
+                    else:
+                        return
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"no connection to Kafka at {self.settings.bootstrap} within {self.deadline_s:g} s"
+                + (f": {failure}" if failure else ""),
+                hint="start it (`headwater up`), or set HEADWATER_KAFKA to where it is",
+            ) from failure
+
+    async def stop(self) -> None:
+        """Wait for what is under way (at most the deadline), then close. Nothing may be emitted after."""
+        self._closed = True
+        await self.flush()
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes under way now."""
+        return self._budget.used
+
+    def outgoing(self, event: Event, **options: Unpack[Options]) -> Outgoing:
+        """An event with its envelope, for `emit_many`; see `Options`. Raises InvalidEvent."""
+        return address(event, self.source, options)
+
+    async def emit(self, event: Event, **options: Unpack[Options]) -> Position:
+        """Write one event and wait for the acknowledgement; see `Options`.
+
+        Raises InvalidEvent, RecordTooLarge, ConfigurationError (no such topic, no right to write)
+        or DiskFull before or instead of writing, Unacknowledged (a BrokerUnavailable) after the deadline.
+        """
+        return (await self.emit_many((address(event, self.source, options),)))[0]
+
+    async def emit_many(self, items: Sequence[Outgoing]) -> list[Position]:
+        """Write many events, in order for each partition, and wait until all are acknowledged.
+
+        All are checked and encoded before any is sent. The deadline starts anew with every
+        acknowledgement, so a long list may take longer than it. Raises as `emit`; where Kafka
+        itself refuses a record (its limits or rights differ from ours), the rest is not sent.
+        """
+        prepared = []
+        for number, item in enumerate(items, 1):
+            prepared.append(prepare(item, self.codec))
+            if number % _TURN == 0:
+                await asyncio.sleep(0)  # a long list holds the loop for no longer than 10 ms
+        return await self.send(prepared)
+
+    def prepare(self, item: Outgoing) -> Prepared:
+        """The record of an event, for `send`. Raises InvalidEvent or RecordTooLarge; nothing is sent."""
+        return prepare(item, self.codec)
+
+    async def send(self, prepared: Sequence[Prepared]) -> list[Position]:
+        """Write records that are checked already; otherwise as `emit_many`."""
+        if self._closed:
+            raise HeadwaterError("this producer was stopped", hint="make another one")
+        if not prepared:
+            return []
+        self._disk.check()
+        call = Call(len(prepared), self.deadline_s)
+        self._calls.add(call)
+        try:
+            async with asyncio.timeout(self.deadline_s) as call.clock:
+                await self._enqueue(prepared, call)
+                await asyncio.wait((call.done,))
+        except TimeoutError:
+            if not call.done.done():  # else it was acknowledged in the very moment
+                call.give_up()
+                for lane in self._lanes.values():
+                    lane.deadline_passed()
+                raise self._unacknowledged(prepared, call) from None
+        finally:
+            call.give_up()
+            self._calls.discard(call)
+        if call.error is not None:
+            raise call.error
+        return [
+            Position(p.topic, *at) for p, at in zip(prepared, call.positions, strict=True) if at is not None
+        ]
+
+    async def flush(self) -> None:
+        """Wait until every event given to this producer so far is acknowledged or has failed."""
+        if self._calls:
+            await asyncio.wait([call.done for call in self._calls])
+
+    async def _enqueue(self, prepared: Sequence[Prepared], call: Call) -> None:
+        counts: dict[str, int] = {}
+        for index, (_, topic, key, value, headers, cost) in enumerate(prepared):
+            count = counts.get(topic)
+            if count is None:
+                count = counts[topic] = await self._partitions(topic)
+            if not self._budget.try_take(cost):
+                await self._budget.take(cost)
+            if call.done.done():
+                self._budget.give(cost)
+                return  # one of its records was refused meanwhile
+            partition = partition_for(key, count)
+            lane = self._lanes.get((topic, partition))
+            if lane is None:
+                lane = Lane(self._connection, self._budget, self.settings.named(topic), partition)
+                self._lanes[topic, partition] = lane
+            lane.put(Record(key, value, headers, cost, call, index))
+
+    async def _partitions(self, topic: str) -> int:
+        """Partition count of a topic; waits for Kafka as long as the caller's deadline allows."""
+        while True:
+            try:
+                return await self._connection.partitions(self.settings.named(topic))
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._connection.last_error = error
+                await asyncio.sleep(_PAUSE_S)
+
+    def _unacknowledged(self, prepared: Sequence[Prepared], call: Call) -> Unacknowledged:
+        positions = [
+            None if at is None else Position(p.topic, *at)
+            for p, at in zip(prepared, call.positions, strict=True)
+        ]
+        missing = [p for p, at in zip(prepared, positions, strict=True) if at is None]
+        shown = ", ".join([p.id for p in missing[:3]] + ["…"] * (len(missing) > 3))
+        error = self._connection.last_error
+        return Unacknowledged(
+            f"Kafka at {self.settings.bootstrap} acknowledged nothing for {self.deadline_s:g} s: "
+            f"{len(missing)} of {len(prepared)} events not acknowledged "
+            f"({shown}; {', '.join(sorted({p.topic for p in missing}))})"
+            + (f"; last error: {error!r}" if error else ""),
+            positions,
+            [p.id for p in missing],
+        )

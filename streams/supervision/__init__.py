@@ -1,0 +1,1 @@
+"""One command for all processes: children, their status and metrics, the live display."""

@@ -1,0 +1,47 @@
+"""The process `broker` when it runs alone: the embedded broker, with its topics, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from schemas.errors import BrokerUnavailable, ConfigurationError
+from streams.admin import ensure_topics
+from streams.broker import Broker
+from streams.settings import Settings
+from streams.supervision.status import ProcessStatus
+
+log = structlog.get_logger()
+_POLL_S = 0.5
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run the broker.
+
+    Raises ConfigurationError where another cluster is configured, BrokerUnavailable where it ends by itself.
+    """
+    if not settings.embedded:
+        raise ConfigurationError(
+            f"HEADWATER_KAFKA is {settings.kafka}: there is no broker to run here",
+            hint="unset it to run the embedded broker",
+        )
+    status = ProcessStatus(settings, "broker")
+    broker = Broker(settings)
+    await broker.start()
+    try:
+        created = await ensure_topics(settings)
+        status.set("running", pid=broker.pid)
+        log.info("broker.ready", bootstrap=settings.bootstrap, pid=broker.pid, topics_created=len(created))
+        while not stop.is_set():
+            if broker.pid is None:
+                raise BrokerUnavailable(
+                    f"the broker ended with code {broker.returncode}", hint=f"its log is {broker.log_path}"
+                )
+            try:
+                await asyncio.wait_for(stop.wait(), _POLL_S)
+            except TimeoutError:
+                continue
+    finally:
+        status.set("stopping")
+        await broker.stop()
