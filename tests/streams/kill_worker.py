@@ -1,9 +1,10 @@
-"""A worker process for the kill tests: the product's folds and one that would betray any disorder."""
+"""A process for the kill tests: `folds`, the product's and one that would betray any disorder, or `views`."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from schemas import events as e
 from schemas import topics
 from streams.runner import Runner
 from streams.settings import Settings
+from streams.views import follower as views
 
 
 class Chain(msgspec.Struct):
@@ -61,12 +63,15 @@ def folds() -> list[Fold[Any]]:
     return [Intake(), Anomaly(), Ledger()]
 
 
-async def main() -> None:
+async def main(role: str) -> None:
     """Work until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await Runner(Settings(), folds).run(stop)
+    if role == "views":
+        await views.run(Settings(), stop)
+    else:
+        await Runner(Settings(), folds).run(stop)
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(main(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""SIGKILL of workers at named steps and at random, and of the broker: nothing lost, nothing doubled."""
+"""SIGKILL of workers and views at named steps and at random, and of the broker: nothing lost or doubled."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from projections.catalog import views
+from projections.generations import lacking
+from projections.store import Store
+from projections.view import Place
 from schemas import events as e
 from schemas import topics
 from schemas.codec import Codec
@@ -27,7 +31,9 @@ from streams.kafka import client_options, patiently
 from streams.runner import GROUP, Runner
 from streams.settings import Settings
 from streams.simulation import Simulation
+from streams.views.source import Decoder
 from tests.conftest import free_base_port
+from tests.projections.material import feed
 from tests.streams.kill_worker import folds
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +55,8 @@ STEPS = [
     "commit.done",
     "batch.committed",
 ]
+ONCE = {"rebalance.revoked", "rebalance.assigned", "restore.loaded", "restore.folded"}
+"""Steps that a worker takes once or so before somebody else's death disturbs it."""
 WORKERS = 3
 
 
@@ -62,24 +70,29 @@ class Herd:
         self._steps: list[str] = []
         self._log = (settings.data / "workers.log").open("ab")
         self._processes: list[tuple[subprocess.Popen[bytes], str | None]] = []
+        self._views = self._start("views")
 
     def spawn(self, step: str | None = None) -> None:
         """Start one; `step` is where it dies."""
-        environment = os.environ | {
-            "HEADWATER_DATA": str(self.settings.data),
-            "HEADWATER_PORT": str(self.settings.port),
-            "HEADWATER_LOG_LEVEL": "WARNING",
-        }
+        at = ""
         if step is not None:
-            environment["HEADWATER_CRASH_AT"] = f"{step}:{self._random.randint(1, 12)}"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.streams.kill_worker"],
-            env=environment,
+            at = f"{step}:{1 if step in ONCE else self._random.randint(1, 6)}"
+        self._processes.append((self._start("folds", at), step))
+
+    def _start(self, role: str, crash_at: str = "") -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.streams.kill_worker", role],
+            env=os.environ
+            | {
+                "HEADWATER_DATA": str(self.settings.data),
+                "HEADWATER_PORT": str(self.settings.port),
+                "HEADWATER_LOG_LEVEL": "WARNING",
+                "HEADWATER_CRASH_AT": crash_at,
+            },
             cwd=ROOT,
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        self._processes.append((process, step))
 
     def tend(self) -> None:
         """Replace the dead: each successor dies at another step, until all steps had their turn."""
@@ -91,7 +104,15 @@ class Herd:
             self._processes.remove((process, step))
             if step is not None:
                 self.kills[step] += 1
-            self.spawn(self._next_step())
+            self.spawn(self.next_step())
+        assert self._views.poll() is None, f"the views process ended by itself: see {self._log.name}"
+
+    def kill_views(self) -> None:
+        """SIGKILL the views process, wherever it is."""
+        self._views.kill()
+        self._views.wait()
+        self.kills["views"] += 1
+        self._views = self._start("views")
 
     def kill_one(self) -> None:
         """SIGKILL one, wherever it is."""
@@ -100,9 +121,10 @@ class Herd:
         process.wait()
         self.kills["random"] += 1
         self._processes = [(p, s) for p, s in self._processes if p is not process]
-        self.spawn(self._next_step())
+        self.spawn(self.next_step())
 
-    def _next_step(self) -> str:
+    def next_step(self) -> str:
+        """Where the next worker is to die."""
         if not self._steps:
             self._steps = self._random.sample(STEPS, len(STEPS))
         return self._steps.pop()
@@ -119,9 +141,10 @@ class Herd:
 
     def stop(self) -> None:
         """End all, cleanly."""
-        for process, _ in self._processes:
+        processes = [self._views, *(process for process, _ in self._processes)]
+        for process in processes:
             process.terminate()
-        for process, _ in self._processes:
+        for process in processes:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
@@ -215,15 +238,17 @@ async def scenario(settings: Settings, broker: Broker, *, kills: int, events: in
     herd = Herd(settings, seed)
     rng = random.Random(seed + 1)
     for _ in range(WORKERS):
-        herd.spawn()
+        herd.spawn(herd.next_step())
     try:
         feeding = asyncio.create_task(produce(settings, made, per_second=events / (kills * 1.2)))
         broker_killed = False
         while herd.kills.total() < kills:
             await asyncio.sleep(rng.uniform(0.3, 1.2))
             herd.tend()
-            if rng.random() < 0.2:
+            if rng.random() < 0.06:
                 herd.kill_one()
+            if rng.random() < 0.06:
+                herd.kill_views()
             if not broker_killed and herd.kills.total() >= kills // 2:
                 broker_killed = True
                 broker.kill()
@@ -236,14 +261,69 @@ async def scenario(settings: Settings, broker: Broker, *, kills: int, events: in
             herd.tend()
             assert time.monotonic() < deadline, f"still lagging: {await lag(settings)}"
             await asyncio.sleep(0.5)
+        await views_have_read_it(settings, deadline)
     finally:
         herd.stop()
     await compare(settings, made)
     return herd.kills
 
 
+async def views_have_read_it(settings: Settings, deadline: float) -> None:
+    """Wait until every view has read every topic to its end."""
+    log = KafkaLog(settings, "observer")
+    await log.start()
+    store = Store(settings.database_url, views())
+    for view in views():
+        ends = {
+            (topic.name, partition): (await log.bounds(topic.name, partition))[1]
+            for topic in view.topics
+            for partition in range(settings.raw_partitions if topic.kind == "raw" else settings.partitions)
+        }
+        while missing := lacking(store.live(view.name)[1], ends):
+            assert time.monotonic() < deadline, f"view {view.name} has not read {missing}"
+            await asyncio.sleep(0.2)
+    store.close()
+    await log.close()
+
+
+def shown(store: Store, name: str) -> dict[str, list[dict[str, Any]]]:
+    """What a view's tables say, without places in the log: those depend on how transactions were cut."""
+    with store.read(name) as reading:
+        return {
+            table: sorted(
+                (
+                    {c: v for c, v in row._asdict().items() if c not in ("partition", "offset")}
+                    for row in reading.connection.execute(columns.select())
+                ),
+                key=repr,
+            )
+            for table, columns in reading.tables[name].items()
+            if "digest" not in columns.c
+        }
+
+
+def expected_views(undisturbed: Simulation, path: Path) -> Store:
+    """The views of what the undisturbed run wrote."""
+    store = Store(f"sqlite:///{path}", views())
+    store.prepare()
+    records = [
+        record
+        for topic, count in undisturbed.log.partitions.items()
+        for partition in range(count)
+        for record in undisturbed.log.records(topic, partition)
+        if topic in {t.name for t in topics.TOPICS}
+    ]
+    entries, bad = Decoder(undisturbed.codec, keep_bytes=0).entries(records)
+    assert not bad
+    ends: dict[Place, int] = {}
+    for entry in entries:
+        ends[entry.topic, entry.partition] = entry.offset + 1
+    feed(store, entries, ends)
+    return store
+
+
 async def compare(settings: Settings, made: list[tuple[e.Event, Envelope]]) -> None:
-    """Outputs by content, and state restored from the log, against an undisturbed run in memory."""
+    """Outputs by content, state restored from the log, and views, against an undisturbed run in memory."""
     undisturbed = Simulation(folds, partitions=settings.partitions)
     for event, envelope in made:
         undisturbed.produce(
@@ -273,6 +353,12 @@ async def compare(settings: Settings, made: list[tuple[e.Event, Envelope]]) -> N
         await task.discard()
     await runner._log.close()
     assert states == await undisturbed.states()
+    seen_views = Store(settings.database_url, views())
+    expected_store = expected_views(undisturbed, settings.data / "undisturbed.db")
+    for view in views():
+        assert shown(seen_views, view.name) == shown(expected_store, view.name), view.name
+    seen_views.close()
+    expected_store.close()
 
 
 async def run_with_broker(tmp_path: Path, *, kills: int, events: int, seed: int) -> Counter[str]:
@@ -288,7 +374,7 @@ async def run_with_broker(tmp_path: Path, *, kills: int, events: int, seed: int)
 
 
 async def test_ten_kills(tmp_path: Path) -> None:
-    """After ten kills of workers and one of the broker, all is as if nothing had happened."""
+    """After ten kills of workers and views and one of the broker, all is as if nothing had happened."""
     kills = await run_with_broker(tmp_path, kills=10, events=6_000, seed=1)
     print(dict(kills))
     assert kills.total() >= 10
@@ -301,3 +387,4 @@ async def test_a_hundred_kills(tmp_path: Path, seed: int) -> None:
     kills = await run_with_broker(tmp_path, kills=100, events=40_000, seed=seed)
     print(dict(kills))
     assert kills.total() >= 100
+    assert not set(STEPS) - set(kills), "not every step had its turn"
