@@ -112,32 +112,32 @@ class Engine:
         if addressed is None and self._window is not None and self._window.seen(envelope, offset):
             self.duplicates += 1
             return out
-        at = self._event_time(envelope, record)
-        out += self._advance(envelope, at)
+        at = envelope.time
+        if envelope.clock == "replay":
+            self._advance(envelope.project, at, out)
+        elif at > record.timestamp + CLAMP_S:
+            self.clamped += 1
+            at = record.timestamp + CLAMP_S
         for slot in self._routes.get(type(decoded.event), ()):
-            if offset < slot.floor or offset < slot.covered.get(decoded.key, 0):
+            if offset < slot.floor or (slot.covered and offset < slot.covered.get(decoded.key, 0)):
                 continue
-            if addressed in (None, slot.fold.name):
-                out += self._give(slot, record, decoded, at)
+            if addressed is None or addressed == slot.fold.name:
+                self._give(slot, record, decoded, at, out)
         return out
 
-    def _give(self, slot: Slot, record: Record, decoded: Decoded, at: float) -> list[Send]:
-        """What the fold answers to a record; a dead letter where it is noted that it raises."""
-        skip = Skip(slot.fold.name, record.offset)
-        if self.skips and skip in self.skips:
+    def _give(self, slot: Slot, record: Record, decoded: Decoded, at: float, out: list[Send]) -> None:
+        """Let the fold answer a record; a dead letter where it is noted that it raises."""
+        if self.skips and (skip := Skip(slot.fold.name, record.offset)) in self.skips:
             cause = self.skips[skip]
             if cause is not None:
                 self._dead_letter(record, slot, cause)
-            return []
-        envelope = decoded.envelope
-        cause_id = (envelope.project, envelope.source, envelope.id)
+            return
         try:
-            return self._call(slot, decoded.key, decoded.event, at, envelope, cause_id, skip)
-        except Poison as poison:
+            self._call(slot, decoded.key, decoded.event, at, decoded.envelope, out)
+        except Exception as error:
             if slot.fold.state is not None:
-                raise
-            self._dead_letter(record, slot, poison.cause)  # it has no state that could be spoilt
-            return []
+                raise Poison(Skip(slot.fold.name, record.offset), error) from error
+            self._dead_letter(record, slot, error)  # it has no state that could be spoilt
 
     def remember(self, record: Record) -> None:
         """Note a record before the point of restoring: it counts for duplicates, and for nothing else."""
@@ -150,12 +150,6 @@ class Engine:
         if decoded.envelope.replay_of is None:
             self._window.seen(decoded.envelope, record.offset)
 
-    def _event_time(self, envelope: Envelope, record: Record) -> float:
-        if envelope.clock == "live" and envelope.time > record.timestamp + CLAMP_S:
-            self.clamped += 1
-            return record.timestamp + CLAMP_S
-        return envelope.time
-
     def _call(
         self,
         slot: Slot,
@@ -163,13 +157,16 @@ class Engine:
         event: e.Event | None,
         at: float,
         cause: Envelope,
-        cause_id: tuple[str, ...],
-        skip: Skip,
-    ) -> list[Send]:
-        """Give the fold an event, or (None) the wake that it asked for; nothing is kept where it raises."""
+        out: list[Send],
+        wanted: float = 0.0,
+    ) -> None:
+        """Give the fold an event, or (None) the wake that it asked for at `wanted`; `out` takes what it yields.
+
+        Raises what the fold raises; then `out` has nothing of it.
+        """
         fold = slot.fold
         started = time.perf_counter_ns()
-        sends: list[Send] = []
+        before = len(out)
         try:
             state = None
             if fold.state is not None:
@@ -181,14 +178,20 @@ class Engine:
             for result in results:
                 if isinstance(result, Wake):
                     self._ask(fold, key, result, cause)
-                else:
-                    sends.append(self._produced(fold, result, at, cause, cause_id, len(sends)))
-        except Exception as error:
-            raise Poison(skip, error) from error
-        slot.stats.events += 1
-        slot.stats.outputs += len(sends)
-        slot.stats.nanoseconds += time.perf_counter_ns() - started
-        return sends
+                    continue
+                cause_id = (
+                    (cause.project, cause.source, cause.id)
+                    if event is not None
+                    else (cause.project, self.topic.name, key, "wake", repr(wanted))
+                )
+                out.append(self._produced(fold, result, at, cause, cause_id, len(out) - before))
+        except Exception:
+            del out[before:]
+            raise
+        stats = slot.stats
+        stats.events += 1
+        stats.outputs += len(out) - before
+        stats.nanoseconds += time.perf_counter_ns() - started
 
     def _ask(self, fold: Fold[Any], key: str, wake: Wake, cause: Envelope) -> None:
         assert fold.state is not None, f"{fold.name} keeps no state, so it cannot ask to be woken"
@@ -240,26 +243,28 @@ class Engine:
     def _post(self, letter: e.DeadLetter, skip: Skip, project: str, at: float) -> None:
         self.letters.append((skip, letters.send(letter, repr(skip), project, at, self.group, self.codec)))
 
-    def _advance(self, envelope: Envelope, at: float) -> list[Send]:
+    def _advance(self, project: str, at: float, out: list[Send]) -> None:
         """A replayed project's clock moves with its data."""
-        if envelope.clock != "replay" or at <= self.clocks.get(envelope.project, float("-inf")):
-            return []
-        self.clocks[envelope.project] = at
-        return self._wake_due(envelope.project, at)
+        if at > self.clocks.get(project, float("-inf")):
+            self.clocks[project] = at
+            self._wake_due(project, at, out)
 
     def tick(self, at: float) -> list[Send]:
         """Live projects' time is now `at` (seconds since 1970). Raises Poison."""
+        out: list[Send] = []
         self.clocks[LIVE] = at
-        return self._wake_due(LIVE, at)
+        self._wake_due(LIVE, at, out)
+        return out
 
     def next_wake(self) -> float | None:
         """When a live project's fold wants to be woken next."""
         return self.wakes.next(LIVE)
 
-    def _wake_due(self, clock: str, at: float) -> list[Send]:
-        return [send for wake in self.wakes.due(clock, at) for send in self._wake(*wake, clock, at)]
+    def _wake_due(self, clock: str, at: float, out: list[Send]) -> None:
+        for wanted, fold, key in self.wakes.due(clock, at):
+            self._wake(wanted, fold, key, clock, at, out)
 
-    def _wake(self, wanted: float, fold: str, key: str, clock: str, at: float) -> list[Send]:
+    def _wake(self, wanted: float, fold: str, key: str, clock: str, at: float, out: list[Send]) -> None:
         slot = self._by_name[fold]
         project = key.partition("/")[0]
         skip = Skip(fold, -1, key, wanted)  # a key's wakes strictly ascend: no position is needed
@@ -270,7 +275,7 @@ class Engine:
                 topic = topics.ticks(self.topic.name)
                 letter = letters.of_wake(topic, self.partition, self.position, fold, key, cause)
                 self._post(letter, skip, project, at)
-            return []
+            return
         envelope = Envelope(
             id="",
             source="",
@@ -279,8 +284,10 @@ class Engine:
             project=project,
             clock="live" if clock == LIVE else "replay",
         )
-        cause_id = (project, self.topic.name, key, "wake", repr(wanted))
-        return self._call(slot, key, None, at, envelope, cause_id, skip)
+        try:
+            self._call(slot, key, None, at, envelope, out, wanted)
+        except Exception as error:
+            raise Poison(skip, error) from error
 
     def adopt(
         self, slot: Slot, key: str, state: msgspec.Struct, position: int, wake: float | None, clock: str
