@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -64,6 +65,13 @@ def crash_points() -> Step:
     return step
 
 
+def tune_garbage_collection() -> None:
+    """Collect cycles less often: records and models have none, and looking for them took a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 class Runner:
     """The folds of one group in this process."""
 
@@ -111,6 +119,7 @@ class Runner:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`."""
+        tune_garbage_collection()
         await require_topics(self.settings, declared(self.settings, self._folds()))
         await self._log.start()
         try:

@@ -42,7 +42,8 @@ def run(events: int = EVENTS, faust_events: int = FAUST_EVENTS, rounds: int = RO
         "ours": (events, lambda _s, _f, _n: python(f"{PEERS}.ours", "job")),
         "quix_memory": (events, _quix("memory")),
         "quix_store": (events, _quix("store")),
-        "faust": (faust_events, _faust),
+        "faust_memory": (faust_events, _faust("memory")),
+        "faust_table": (faust_events, _faust("table")),
     }
     environment.python()
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("pure", *engines)}
@@ -60,16 +61,16 @@ def run(events: int = EVENTS, faust_events: int = FAUST_EVENTS, rounds: int = RO
 def _report(runs: dict[str, list[dict[str, float]]], durable: dict[str, float]) -> dict[str, Any]:
     rate = {name: middle([r["events_per_s"] for r in of]) for name, of in runs.items()}
     cpu = {name: middle([r["cpu_us_per_event"] for r in of]) for name, of in runs.items()}
-    quix = max(rate["quix_memory"], rate["quix_store"])
     return {
         "job": f"{TOOLS} keys, {AGENTS} agents in each, {PARTITIONS} partitions, 1 output in {EVERY} events",
         "events_per_s": {n: round(r) for n, r in rate.items()}
         | {"quix_durable": round(durable["events_per_s"])},
         "cpu_us_per_event": {n: round(c, 1) for n, c in cpu.items()},
-        "beside_quix": figure(rate["ours"] / quix, "times", must=1.3, aim=2, least=True),
-        "beside_quix_with_statistics_in_its_store": figure(rate["ours"] / rate["quix_store"], "times"),
+        "beside_quix": figure(rate["ours"] / rate["quix_store"], "times", must=1.3, aim=2, least=True),
+        "beside_quix_with_nothing_durable": figure(rate["ours"] / rate["quix_memory"], "times"),
         "beside_quix_with_whole_state_durable": figure(rate["ours"] / durable["events_per_s"], "times"),
-        "beside_faust": figure(rate["ours"] / rate["faust"], "times", must=5, aim=10, least=True),
+        "beside_faust": figure(rate["ours"] / rate["faust_table"], "times", must=5, aim=10, least=True),
+        "beside_faust_with_nothing_durable": figure(rate["ours"] / rate["faust_memory"], "times"),
         "overhead": figure(100 * (rate["pure"] / rate["ours"] - 1), "% of pure wall time", must=30, aim=10),
         "overhead_cpu": figure(100 * (cpu["ours"] / cpu["pure"] - 1), "% of pure CPU time"),
         "peer_versions": environment.versions(),
@@ -87,10 +88,13 @@ def _quix(way: str) -> Command:
     return command
 
 
-def _faust(settings: Settings, folder: Path, _outputs: int) -> Sequence[object]:
-    return [
-        environment.python(), "-m", f"{PEERS}.faust_app", settings.bootstrap, settings.namespace, folder,
-    ]  # fmt: skip
+def _faust(way: str) -> Command:
+    def command(settings: Settings, folder: Path, _outputs: int) -> Sequence[object]:
+        return [
+            environment.python(), "-m", f"{PEERS}.faust_app", way, settings.bootstrap, settings.namespace, folder,
+        ]  # fmt: skip
+
+    return command
 
 
 def _pure(place: Ground, events: int) -> dict[str, float]:

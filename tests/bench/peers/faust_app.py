@@ -1,7 +1,8 @@
-"""Faust, at least once, models in process memory: its greatest speed.
+"""Faust, at least once, with two ways to keep state.
 
-A table would send a changelog record for every event. The settings are those with which it loses
-nothing and is fastest (see docs/benchmarks.md).
+`memory`: all in process memory, nothing durable: its greatest speed.
+`table`: running statistics in a table (changelog), models in memory: what its documentation shows for
+stateful work. The settings are those with which it loses nothing and is fastest (see docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tests.bench.job import Models, decoder, encoder, learn  # noqa: E402
 from tests.bench.peers.first import First  # noqa: E402
 
 
-def application(bootstrap: str, namespace: str, folder: Path) -> faust.App:
+def application(way: str, bootstrap: str, namespace: str, folder: Path) -> faust.App:
     """The app with its one agent."""
     app = faust.App(
         f"{namespace}.faust",
@@ -31,6 +32,7 @@ def application(bootstrap: str, namespace: str, folder: Path) -> faust.App:
         value_serializer="raw",
         key_serializer="raw",
         topic_disable_leader=True,
+        topic_replication_factor=1,
         stream_wait_empty=False,
         stream_buffer_maxsize=16_384,
         broker_max_poll_records=4_000,
@@ -43,6 +45,7 @@ def application(bootstrap: str, namespace: str, folder: Path) -> faust.App:
     target = app.topic(f"{namespace}.anomalies", value_serializer="raw", key_serializer="raw")
     decode, encode, first = decoder(), encoder(), First()
     states: dict[str, Models] = {}
+    statistics = app.Table("statistics", partitions=8) if way == "table" else None
 
     @app.agent(source)
     async def job(stream: faust.StreamT[bytes]) -> None:
@@ -55,6 +58,12 @@ def application(bootstrap: str, namespace: str, folder: Path) -> faust.App:
             if models is None:
                 models = states[event.component] = Models()
             output = learn(models, event)
+            if statistics is not None:
+                agent = event.agent_id or ""
+                kept = models.agents[agent]
+                place = f"{event.component}/{agent}"
+                statistics.get(place)
+                statistics[place] = [kept.mean.get(), kept.variance.get(), kept.median.get()]
             if output is not None:
                 await target.send(key=key, value=encode(output))
 
@@ -63,6 +72,6 @@ def application(bootstrap: str, namespace: str, folder: Path) -> faust.App:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)
-    _, bootstrap, namespace, folder = sys.argv
+    _, way, bootstrap, namespace, folder = sys.argv
     sys.argv = ["faust", "worker", "--without-web", "--loglevel", "error"]
-    application(bootstrap, namespace, Path(folder)).main()
+    application(way, bootstrap, namespace, Path(folder)).main()

@@ -11,6 +11,7 @@ import time
 
 from schemas import events as e
 from schemas.codec import Codec, Record
+from streams.runner import tune_garbage_collection
 from tests.bench.job import Models, learn, records
 
 
@@ -23,6 +24,7 @@ def main(count: int) -> None:
     ]
     states: dict[str, Models] = {}
     outputs = 0
+    tune_garbage_collection()
     wall, cpu = time.perf_counter(), time.process_time()
     for record in held:
         decoded = codec.decode_record(record)
