@@ -35,12 +35,12 @@ class Settings(BaseSettings):
         "", pattern=r"^[a-zA-Z0-9._-]*$", description="Put before every topic, group and transaction."
     )
     registry: str | None = Field(
-        None, description="URL of a Confluent Schema Registry; unset: our committed ids."
+        None, description="URL of a Confluent Schema Registry; not used yet: ids are the committed ones."
     )
     database: str | None = Field(
         None, description="SQLAlchemy URL of the views; unset: SQLite in the data folder."
     )
-    qdrant: str | None = Field(None, description="URL of a Qdrant server; unset: embedded.")
+    qdrant: str | None = Field(None, description="URL of a Qdrant server; nothing uses it yet.")
     partitions: int = Field(8, ge=1, le=1024, description="Partitions of keyed and derived topics.")
     raw_partitions: int = Field(2, ge=1, le=1024, description="Partitions of raw topics.")
     replication: int = Field(1, ge=1, le=7, description="Replication of topics that `topics create` makes.")
@@ -76,6 +76,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("registry")
+    @classmethod
+    def _not_yet(cls, value: str | None) -> str | None:
+        # Written with other ids than the registry's, events would be unreadable for everyone who uses it.
+        if value:
+            raise ValueError("a registry cannot give the schema ids yet: unset it, they are the committed ones")
+        return None
 
     @property
     def embedded(self) -> bool:

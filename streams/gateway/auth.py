@@ -55,7 +55,8 @@ class Guard:
             challenge = 'Bearer realm="headwater"' + (', error="invalid_token"' if key else "")
             raise HTTPException(
                 401,
-                "this API key is not known" if key else "an API key is needed: Authorization: Bearer <key>",
+                ("this API key is not known" if key else "an API key is needed: Authorization: Bearer <key>")
+                + "; the data folder's file api-key holds the first, `headwater keys create` makes more",
                 {"WWW-Authenticate": challenge + (', Basic realm="headwater"' if basic else "")},
             )
         request.state.key_name = identity.name

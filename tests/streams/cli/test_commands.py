@@ -73,6 +73,7 @@ def test_what_is_not_understood_ends_with_2(runner: CliRunner, arguments: list[s
         ("HEADWATER_PORT", "80"),
         ("HEADWATER_NAMESPACE", "a b"),
         ("HEADWATER_PARTITIONS", "0"),
+        ("HEADWATER_REGISTRY", "http://127.0.0.1:8081"),
     ],
 )
 def test_a_wrong_setting_is_named(
