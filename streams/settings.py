@@ -82,7 +82,9 @@ class Settings(BaseSettings):
     def _not_yet(cls, value: str | None) -> str | None:
         # Written with other ids than the registry's, events would be unreadable for everyone who uses it.
         if value:
-            raise ValueError("a registry cannot give the schema ids yet: unset it, they are the committed ones")
+            raise ValueError(
+                "a registry cannot give the schema ids yet: unset it, they are the committed ones"
+            )
         return None
 
     @property
