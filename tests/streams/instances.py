@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -95,6 +96,13 @@ class Instance:
             [sys.executable, "-m", "streams", *arguments],
             env=self.environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one process, and wait until another runs in its place."""
+        until(lambda: name in self.pids(), 30)
+        before = self.pids()[name]
+        os.kill(before, signal.SIGKILL)
+        until(lambda: self.pids().get(name, before) != before, 60)
 
     def end(self) -> None:
         """Stop it if it runs still."""

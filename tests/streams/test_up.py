@@ -106,9 +106,8 @@ def test_a_taken_port_is_named(instance: Instance, tmp_path: Path) -> None:
 
 def test_a_killed_process_is_started_again(instance: Instance) -> None:
     """SIGKILL of `serve`: a new one runs, the restart is told and counted."""
-    before = instance.pids()["serve"]
-    os.kill(before, signal.SIGKILL)
-    until(lambda: instance.pids().get("serve", before) != before and instance.is_ready(), 30)
+    instance.kill("serve")
+    until(instance.is_ready, 30)
     assert "serve ended by SIGKILL" in instance.said()
     said = json.loads(instance.run("status", "--json").stdout)
     assert said["processes"]["serve"]["restarts"] == 1
@@ -116,9 +115,8 @@ def test_a_killed_process_is_started_again(instance: Instance) -> None:
 
 def test_a_killed_broker_is_started_again(instance: Instance) -> None:
     """SIGKILL of the JVM: a new one answers on the same log, and events flow again."""
-    before = instance.pids()["broker"]
-    os.kill(before, signal.SIGKILL)
-    until(lambda: instance.pids().get("broker", before) != before and instance.is_ready(), 60)
+    instance.kill("broker")
+    until(instance.is_ready, 60)
     assert "broker ended" in instance.said()
     assert instance.run("produce", "MetricReported", "--data", METRIC).returncode == 0
 
