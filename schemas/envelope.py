@@ -46,6 +46,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """Set on a dead letter's replay: the one fold that this record is addressed to."""
 
 
+_CLOCKS: dict[bytes, Clock] = {b"live": "live", b"replay": "replay"}
+_HEADERS_HINT = "see docs/events.md for the headers"
 _SPECVERSION = ("ce_specversion", b"1.0")
 _CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
 
@@ -90,36 +92,31 @@ def from_headers(
     What a foreign producer left out is taken from the record: its position is its id, the broker's
     timestamp (seconds) its time. Raises DecodeError where a header is there and makes no sense.
     """
-    h = dict(headers)
+    get = dict(headers).get
+    id_, source, type_, time = get("ce_id"), get("ce_source"), get("ce_type"), get("ce_time")
+    project, subject, traceparent = get("ce_project"), get("ce_subject"), get("traceparent")
+    correlation, causation, replay_of = get("ce_correlationid"), get("ce_causationid"), get("ce_replayof")
+    clock = get("ce_clock", b"live")
+    if clock not in _CLOCKS:
+        raise DecodeError(
+            f"bad CloudEvents header: ce_clock is {clock!r}, expected live or replay", hint=_HEADERS_HINT
+        )
     try:
-        raw_time = h.get("ce_time")
-        clock = h.get("ce_clock", b"live").decode()
-        if clock not in ("live", "replay"):
-            raise ValueError(f"ce_clock is {clock!r}, expected live or replay")
-        raw_id = h.get("ce_id")
-        source = h.get("ce_source")
         return Envelope(
-            id=raw_id.decode() if raw_id else f"{topic}-{partition}-{offset}",
-            source=source.decode() if source and raw_id else f"kafka:{topic}",
-            type=_text(h, "ce_type") or "",
-            time=parse_time(raw_time.decode()) if raw_time else timestamp,
-            project=_text(h, "ce_project") or DEFAULT_PROJECT,
-            subject=_text(h, "ce_subject"),
-            correlation_id=_text(h, "ce_correlationid"),
-            causation_id=_text(h, "ce_causationid"),
-            traceparent=_text(h, "traceparent"),
-            clock=clock,  # type: ignore[arg-type]  # narrowed by the check above
-            replay_of=_text(h, "ce_replayof"),
+            id=id_.decode() if id_ else f"{topic}-{partition}-{offset}",
+            source=source.decode() if source and id_ else f"kafka:{topic}",
+            type=type_.decode() if type_ else "",
+            time=parse_time(time.decode()) if time else timestamp,
+            project=project.decode() if project else DEFAULT_PROJECT,
+            subject=subject.decode() if subject else None,
+            correlation_id=correlation.decode() if correlation else None,
+            causation_id=causation.decode() if causation else None,
+            traceparent=traceparent.decode() if traceparent else None,
+            clock=_CLOCKS[clock],
+            replay_of=replay_of.decode() if replay_of else None,
         )
     except ValueError as error:  # UnicodeDecodeError is one
-        raise DecodeError(
-            f"bad CloudEvents header: {error}", hint="see docs/events.md for the headers"
-        ) from error
-
-
-def _text(headers: dict[str, bytes], name: str) -> str | None:
-    value = headers.get(name)
-    return value.decode() if value else None
+        raise DecodeError(f"bad CloudEvents header: {error}", hint=_HEADERS_HINT) from error
 
 
 @lru_cache(maxsize=4096)

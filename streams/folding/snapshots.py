@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from schemas.errors import HeadwaterError
+from streams.folding.pickling import dumps
 
 _PICKLE = 1
 _MAC_BYTES = 32
@@ -64,7 +65,7 @@ def _encode_hook(value: Any) -> Any:
 
 
 def _pickled(value: Any) -> msgspec.msgpack.Ext:
-    return msgspec.msgpack.Ext(_PICKLE, pickle.dumps(value, protocol=5))
+    return msgspec.msgpack.Ext(_PICKLE, dumps(value))
 
 
 @cache

@@ -29,7 +29,9 @@ log = structlog.get_logger()
 SESSION_TIMEOUT_MS = 6_000
 BATCH = 1_000
 """Records folded in one transaction at most: about 30 ms of models, so that heartbeats get their turn."""
-_QUEUED = 4 * BATCH
+_FETCH_WAIT_MS = 200
+_FULL_S = 0.01
+"""While a pump has enough, it is asked this often whether it wants more."""
 _IDLE_S = 1.0
 _SETTLE_S = 0.05
 """After this long without records, the position is moved past the commit markers that end them."""
@@ -52,13 +54,16 @@ class Pump:
         self._settled = False
         self._runner = asyncio.create_task(self._run(), name=f"pump {tp.topic}/{tp.partition}")
 
+    @property
+    def hungry(self) -> bool:
+        """Whether it wants more. Records wait in the consumer as bytes, where they are no objects yet."""
+        return self.ready and len(self._inbox) < BATCH
+
     def offer(self, records: list[Record]) -> None:
         """Take what was fetched; dropped while the task is not ready, since it will seek."""
         if not self.ready:
             return
         self._inbox.extend(records)
-        if len(self._inbox) >= _QUEUED:
-            self._consumer.pause(self.tp)
         self._arrived.set()
 
     async def stop(self) -> None:
@@ -120,8 +125,6 @@ class Pump:
             return
         batch = [self._inbox.popleft() for _ in range(min(BATCH, len(self._inbox)))]
         await self.task.handle(batch)
-        if len(self._inbox) < BATCH and self.tp in self._consumer.paused():
-            self._consumer.resume(self.tp)
 
     async def _wait(self) -> None:
         """For records; meanwhile, do what is due without one."""
@@ -198,8 +201,15 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             await consumer.stop()
 
     async def _fetch(self, consumer: AIOKafkaConsumer) -> None:
+        hungry = [tp for tp, pump in self.pumps.items() if pump.hungry]
+        full = len(hungry) < len(self.pumps)
         try:
-            fetched = await consumer.getmany(timeout_ms=200)
+            if full and not hungry:
+                await asyncio.sleep(_FULL_S)
+                fetched = {}
+            else:
+                wait_ms = int(_FULL_S * 1000) if full else _FETCH_WAIT_MS
+                fetched = await consumer.getmany(*hungry, timeout_ms=wait_ms, max_records=BATCH)
         except NoOffsetForPartitionError:
             return  # a task that is coming up seeks for itself
         except OffsetOutOfRangeError as error:

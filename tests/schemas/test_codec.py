@@ -206,7 +206,7 @@ def test_headers_come_back() -> None:
             "header ce_type says RunStarted, the schema id says MetricReported",
         ),
         (b"k", [("ce_time", b"noon")], "bad CloudEvents header"),
-        (b"k", [("ce_clock", b"moon")], "ce_clock is 'moon'"),
+        (b"k", [("ce_clock", b"moon")], "ce_clock is b'moon'"),
         (b"k", [("ce_id", b"\xff")], "bad CloudEvents header"),
     ],
 )
