@@ -20,7 +20,7 @@ check: $(VENV)/.test
 prove: $(VENV)/.test
 	$(BIN)/pytest -m prove --timeout=7200
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.test
 	$(BIN)/python -m tests.bench
 
 schemas: $(VENV)/.run
@@ -38,14 +38,10 @@ $(VENV)/.test: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,check]"
 	touch $@
 
-$(VENV)/.bench: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,check,bench]"
-	touch $@
-
 # Resolves the whole set anew and pins it: names and versions only.
 constraints:
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --quiet ".[test,check,bench]"
+	.venv-constraints/bin/python -m pip install --quiet ".[test,check]"
 	.venv-constraints/bin/python -m pip freeze --exclude headwater > constraints.txt
 	rm -rf .venv-constraints
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from projections import problem
 from projections.api import create_router
@@ -54,7 +55,14 @@ def create_app(settings: Settings) -> FastAPI:
             await offsets.close()
             store.close()
 
-    app = FastAPI(title="Headwater", version=version("headwater"), description=_ABOUT, lifespan=lifespan)
+    app = FastAPIOffline(
+        title="Headwater",
+        version=version("headwater"),
+        description=_ABOUT,
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url="/docs-static",
+    )
     app.add_middleware(Correlation)
     problem.install(
         app,

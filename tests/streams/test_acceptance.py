@@ -166,6 +166,10 @@ def test_garbage_from_any_kafka_client(instance: Instance, http: httpx.Client) -
         assert expected in message
     listed = instance.run("dead-letters", "list")
     assert "wrong framing" in listed.stdout
+    again = instance.run("dead-letters", "replay", METRICS, "0", str(min(letters)))
+    assert again.returncode == 1
+    assert "still cannot be decoded" in again.stderr
+    assert "Traceback" not in again.stderr
 
 
 def test_wrong_keys(instance: Instance, http: httpx.Client) -> None:

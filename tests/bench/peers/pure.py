@@ -11,7 +11,10 @@ import time
 
 from schemas import events as e
 from schemas.codec import Codec, Record
+from streams.folding.worker import BATCH
+from streams.producing.partitioner import partition_for
 from streams.runner import tune_garbage_collection
+from tests.bench.ground import PARTITIONS
 from tests.bench.job import Models, learn, records
 
 
@@ -22,6 +25,8 @@ def main(count: int) -> None:
         Record("signals", 0, offset, 0.0, key.encode(), value, headers)
         for offset, (key, value, headers) in enumerate(records(count))
     ]
+    # In the order in which an engine gets them, which keeps the models of few keys in the caches.
+    held.sort(key=lambda r: (r.offset // (BATCH * PARTITIONS), partition_for(r.key or b"", PARTITIONS)))
     states: dict[str, Models] = {}
     outputs = 0
     tune_garbage_collection()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given
@@ -55,6 +57,16 @@ def test_the_document_is_openapi_3_1(settings: Settings) -> None:
             assert operation["operationId"]
     posted = document["components"]["schemas"]["PostedEvent"]["discriminator"]["mapping"]
     assert set(posted) == {t.__name__ for topic in RAW for t in topic.events}
+
+
+def test_the_page_to_try_it_brings_its_own_scripts(url: str) -> None:
+    """`/docs` works offline: what it loads is served here, and nobody else's script could see a key."""
+    page = httpx.get(f"{url}/docs").text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(loaded) >= 2
+    for path in loaded:
+        assert path.startswith("/"), path
+        assert httpx.get(url + path).status_code == 200
 
 
 def test_schemathesis_finds_no_5xx(schema: Any, settings: Settings) -> None:
