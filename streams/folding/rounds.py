@@ -10,8 +10,9 @@ import structlog
 
 from schemas import topics
 from schemas.errors import RecordTooLarge
-from streams.folding.engine import Engine, Slot
+from streams.folding.engine import Engine
 from streams.folding.log import Send
+from streams.folding.slot import Slot
 from streams.folding.snapshots import Marker, Sealer, Skip, Snapshot, dump_state
 
 log = structlog.get_logger()

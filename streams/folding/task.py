@@ -22,10 +22,11 @@ from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, derived_id, to_headers
 from schemas.errors import OffsetOutOfRange
-from streams.folding.engine import Engine, FoldStats, Poison, Slot
+from streams.folding.engine import Engine, Poison
 from streams.folding.log import Log, Send, Step, Transactions
 from streams.folding.restore import Restore
 from streams.folding.rounds import INTERVAL_S, Rounds
+from streams.folding.slot import FoldStats, Slot
 from streams.folding.snapshots import Sealer, Skip
 from streams.folding.wakes import LIVE
 
