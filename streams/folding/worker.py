@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Collection
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -32,6 +34,9 @@ BATCH = 1_000
 _FETCH_WAIT_MS = 200
 _FULL_S = 0.01
 """While a pump has enough, it is asked this often whether it wants more."""
+_FETCH_REST_S = 0.005
+"""A fetch that brought little is followed by a rest, so that the next brings more: each costs 1 ms of CPU."""
+_LONGEST_REST_S = 0.1
 _IDLE_S = 1.0
 _SETTLE_S = 0.05
 """After this long without records, the position is moved past the commit markers that end them."""
@@ -52,6 +57,7 @@ class Pump:
         self._arrived = asyncio.Event()
         self._stopping = False
         self._settled = False
+        self._rested_at = 0.0
         self._runner = asyncio.create_task(self._run(), name=f"pump {tp.topic}/{tp.partition}")
 
     @property
@@ -123,8 +129,15 @@ class Pump:
         if not self._inbox:
             await self._wait()
             return
+        await asyncio.sleep(self._rested_at - time.monotonic())
         batch = [self._inbox.popleft() for _ in range(min(BATCH, len(self._inbox)))]
+        began = time.monotonic()
         await self.task.handle(batch)
+        if len(batch) < BATCH:
+            # As long as the transaction took: partitions that commit whenever they can take all the
+            # CPU there is from the broker, and then each waits longer for the others than it rests here.
+            now = time.monotonic()
+            self._rested_at = now + min(now - began, _LONGEST_REST_S)
 
     async def _wait(self) -> None:
         """For records; meanwhile, do what is due without one."""
@@ -201,25 +214,8 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             await consumer.stop()
 
     async def _fetch(self, consumer: AIOKafkaConsumer) -> None:
-        hungry = [tp for tp, pump in self.pumps.items() if pump.hungry]
-        full = len(hungry) < len(self.pumps)
-        try:
-            if full and not hungry:
-                await asyncio.sleep(_FULL_S)
-                fetched = {}
-            else:
-                wait_ms = int(_FULL_S * 1000) if full else _FETCH_WAIT_MS
-                fetched = await consumer.getmany(*hungry, timeout_ms=wait_ms, max_records=BATCH)
-        except NoOffsetForPartitionError:
-            return  # a task that is coming up seeks for itself
-        except OffsetOutOfRangeError as error:
-            for tp in error.args[0] if error.args and isinstance(error.args[0], dict) else ():
-                await self._restart(tp)
-            return
-        except KafkaError as error:
-            log.warning("worker.fetch", why=repr(error))
-            await asyncio.sleep(_RETRY_S)
-            return
+        """One round: what has come, to the pumps. Nothing may wait in between: a pump could be another's by then."""
+        fetched = await self._ask(consumer)
         for tp, messages in fetched.items():
             pump = self.pumps.get(tp)
             if pump is not None:
@@ -227,6 +223,29 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         for pump in self.pumps.values():
             if pump.failure is not None:
                 raise pump.failure
+        if 0 < sum(map(len, fetched.values())) < BATCH:
+            await asyncio.sleep(_FETCH_REST_S)
+
+    async def _ask(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
+        """Records for the pumps that want some; none after a fault that passes or was seen to."""
+        hungry = [tp for tp, pump in self.pumps.items() if pump.hungry]
+        full = len(hungry) < len(self.pumps)
+        if full and not hungry:
+            await asyncio.sleep(_FULL_S)
+            return {}
+        wait_ms = int(_FULL_S * 1000) if full else _FETCH_WAIT_MS
+        fetched: dict[TopicPartition, list[Any]] = {}
+        try:
+            fetched = await consumer.getmany(*hungry, timeout_ms=wait_ms, max_records=BATCH)
+        except NoOffsetForPartitionError:
+            pass  # a task that is coming up seeks for itself
+        except OffsetOutOfRangeError as error:
+            for tp in error.args[0] if error.args and isinstance(error.args[0], dict) else ():
+                await self._restart(tp)
+        except KafkaError as error:
+            log.warning("worker.fetch", why=repr(error))
+            await asyncio.sleep(_RETRY_S)
+        return fetched
 
     async def _restart(self, tp: TopicPartition) -> None:
         """The log no longer has what the task wants next: assigning anew says so, and why."""
