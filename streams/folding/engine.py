@@ -15,7 +15,7 @@ import msgspec
 from processors.fold import Fold, Wake
 from schemas import events as e
 from schemas import topics
-from schemas.codec import Codec, Decoded, Record
+from schemas.codec import Codec, Decoded, Record, envelope_of
 from schemas.envelope import Envelope, derived_id, to_headers
 from schemas.errors import RecordTooLarge
 from streams.folding import letters
@@ -123,11 +123,12 @@ class Engine:
         if self._window is None or Skip("", record.offset) in self.skips:
             return
         try:
-            decoded = self.codec.decode_record(record)
+            # Where skips are kept, they tell what could not be decoded then; elsewhere that is seen anew.
+            envelope = envelope_of(record) if self.stateful else self.codec.decode_record(record).envelope
         except Exception:  # noqa: BLE001 - as in `process`; it is a dead letter already, and has no id
             return
-        if decoded.envelope.replay_of is None:
-            self._window.seen(decoded.envelope, record.offset)
+        if envelope.replay_of is None:
+            self._window.seen(envelope, record.offset)
 
     def _call(
         self,

@@ -122,18 +122,22 @@ def dump_state(state: msgspec.Struct) -> bytes:
 
 def load_state(kind: type[msgspec.Struct], snapshot: Snapshot) -> msgspec.Struct:
     """The state of a snapshot whose seal was opened. Raises SnapshotRefused."""
-
-    def unpickle(code: int, data: memoryview) -> Any:
-        if code != _PICKLE or snapshot.river != RIVER:
-            raise SnapshotRefused(
-                f"the snapshot's models are of river {snapshot.river}, here is {RIVER}",
-                hint="the log is folded anew",
-            )
-        return pickle.loads(data)  # noqa: S301 - its signature was checked before
-
     try:
-        return msgspec.msgpack.decode(snapshot.state, type=kind, ext_hook=unpickle)
+        return _decoder(kind, snapshot.river).decode(snapshot.state)
     except SnapshotRefused:
         raise
     except Exception as error:  # a class that changed fails to unpickle in ways of its own
         raise SnapshotRefused(f"a state is not readable: {error!r}", hint="the log is folded anew") from error
+
+
+@cache
+def _decoder(kind: type[msgspec.Struct], river: str) -> msgspec.msgpack.Decoder[msgspec.Struct]:
+    def unpickle(code: int, data: memoryview) -> Any:
+        if code != _PICKLE or river != RIVER:
+            raise SnapshotRefused(
+                f"the snapshot's models are of river {river}, here is {RIVER}",
+                hint="the log is folded anew",
+            )
+        return pickle.loads(data)  # noqa: S301 - its signature was checked before
+
+    return msgspec.msgpack.Decoder(kind, ext_hook=unpickle)

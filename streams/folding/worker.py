@@ -195,7 +195,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             enable_auto_commit=False,
             auto_offset_reset="none",
             session_timeout_ms=SESSION_TIMEOUT_MS,
-            heartbeat_interval_ms=1_500,
+            heartbeat_interval_ms=500,
             # Progress is the pumps' business; a member without partitions must not be thrown out.
             max_poll_interval_ms=24 * 3600 * 1000,
             rebalance_timeout_ms=20_000,

@@ -47,35 +47,46 @@ async def failover_s(settings: Settings, keys: int) -> float:
     herd = Herd(settings, 0)
     herd.spawn()
     herd.spawn()
+    consumer = AIOKafkaConsumer(
+        "anomalies",
+        **client_options(settings),
+        isolation_level="read_committed",
+        auto_offset_reset="latest",
+    )
     try:
         await produce(settings, signals(keys, 0), per_second=1e9)
         await until_settled(settings, herd)
         await asyncio.sleep(7)  # a round of snapshots
-        consumer = AIOKafkaConsumer(
-            "anomalies",
-            **client_options(settings),
-            isolation_level="read_committed",
-            auto_offset_reset="latest",
-        )
         await consumer.start()
         for tp in consumer.assignment():
             await consumer.position(tp)
-        victim, _ = herd._processes.pop(0)
-        victim.kill()
-        victim.wait()
-        started = time.monotonic()
-        seen: set[bytes] = set()
-        probes = signals(200, 1)  # some keys of every partition
-        await produce(settings, probes, per_second=1e9)
-        while len(seen) < len(probes):
-            for messages in (await consumer.getmany(timeout_ms=500)).values():
-                seen |= {m.key for m in messages if b"\x0cledger" in m.value}
-            assert time.monotonic() - started < 60, f"only {len(seen)} of {len(probes)} came"
-        taken = time.monotonic() - started
-        await consumer.stop()
-        return taken
+        for number in (1, 2, 3):
+            taken = await killed_s(settings, herd, consumer, number)
+            if taken > 1.0:
+                return taken
+            # It had raw topics alone: partitions are shared out by number. The other has the rest.
+            herd.spawn()
+            await asyncio.sleep(10)
+        raise AssertionError("no worker that was killed had state")
     finally:
+        await consumer.stop()
         herd.stop()
+
+
+async def killed_s(settings: Settings, herd: Herd, consumer: AIOKafkaConsumer, number: int) -> float:
+    """Seconds from killing the eldest until all of 200 signals, some of every partition, are answered."""
+    victim, _ = herd._processes.pop(0)
+    victim.kill()
+    victim.wait()
+    started = time.monotonic()
+    seen: set[bytes] = set()
+    probes = signals(200, number)
+    await produce(settings, probes, per_second=1e9)
+    while len(seen) < len(probes):
+        for messages in (await consumer.getmany(timeout_ms=500)).values():
+            seen |= {m.key for m in messages if b"\x0cledger" in m.value}
+        assert time.monotonic() - started < 60, f"only {len(seen)} of {len(probes)} came"
+    return time.monotonic() - started
 
 
 async def run(tmp_path: Path, keys: int) -> float:
