@@ -17,11 +17,11 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from schemas.codec import Record
 from schemas.errors import HeadwaterError
+from streams.folding.assignor import EvenAssignor
 from streams.folding.log import Step
 from streams.folding.task import PartitionTask
 from streams.kafka import client_options, patiently, record_of
@@ -199,7 +199,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             # Progress is the pumps' business; a member without partitions must not be thrown out.
             max_poll_interval_ms=24 * 3600 * 1000,
             rebalance_timeout_ms=20_000,
-            partition_assignment_strategy=[StickyPartitionAssignor],
+            partition_assignment_strategy=[EvenAssignor],
             max_partition_fetch_bytes=1024 * 1024,
             fetch_max_wait_ms=500,
         )
