@@ -35,20 +35,20 @@ def share_out(topics: Mapping[str, Collection[int]], members: Mapping[str, Membe
         takers = sorted(name for name, member in members.items() if topic in member.topics)
         if not takers:
             continue
-        had: dict[str, list[int]] = {name: [] for name in takers}
+        had: dict[str, list[int]] = {}
         left = sorted(topics[topic])
         for name in sorted(takers, key=lambda name: (-members[name].generation, name)):
             had[name] = [p for p in left if (topic, p) in members[name].had]
             left = [p for p in left if p not in had[name]]  # two may say they had it: the later one did
         least, more = divmod(len(topics[topic]), len(takers))
         lucky = sorted(takers, key=lambda name: (len(given[name]), -len(had[name]), name))[:more]
+        share = {name: least + (name in lucky) for name in takers}
         for name in takers:
-            share = least + (name in lucky)
-            left += had[name][share:]
-            had[name] = had[name][:share]
+            left += had[name][share[name] :]
         for name in takers:
-            missing = least + (name in lucky) - len(had[name])
-            given[name] += [(topic, p) for p in had[name] + left[:missing]]
+            kept = had[name][: share[name]]
+            missing = share[name] - len(kept)
+            given[name] += [(topic, p) for p in kept + left[:missing]]
             left = left[missing:]
     return {name: sorted(places) for name, places in given.items()}
 

@@ -229,11 +229,10 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     async def _ask(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
         """Records for the pumps that want some; none after a fault that passes or was seen to."""
         hungry = [tp for tp, pump in self.pumps.items() if pump.hungry]
-        full = len(hungry) < len(self.pumps)
-        if full and not hungry:
+        if self.pumps and not hungry:
             await asyncio.sleep(_FULL_S)
             return {}
-        wait_ms = int(_FULL_S * 1000) if full else _FETCH_WAIT_MS
+        wait_ms = _FETCH_WAIT_MS if len(hungry) == len(self.pumps) else int(_FULL_S * 1000)
         fetched: dict[TopicPartition, list[Any]] = {}
         try:
             fetched = await consumer.getmany(*hungry, timeout_ms=wait_ms, max_records=BATCH)
