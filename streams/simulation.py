@@ -281,7 +281,7 @@ class Simulation:
             await task.assign()
             assert task.engine is not None
             for slot in task.engine.slots:
-                found.update({(slot.fold.name, key): state for key, state in slot.states.items()})
+                found.update({(slot.fold.name, key): state for key, state in slot.unpacked().items()})
             self._workers[self._owner_of(tp)].tasks.pop(tp, None)
         self._armed = True
         return found

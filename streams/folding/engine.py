@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from processors.fold import Fold, Wake
 from schemas import events as e
 from schemas import topics
@@ -20,8 +18,8 @@ from schemas.envelope import Envelope, derived_id, to_headers
 from schemas.errors import RecordTooLarge
 from streams.folding import letters
 from streams.folding.log import Send
-from streams.folding.slot import Slot
-from streams.folding.snapshots import Skip
+from streams.folding.slot import Slot, Spoilt
+from streams.folding.snapshots import Skip, Snapshot
 from streams.folding.wakes import LIVE, Wakes
 from streams.folding.window import Window
 
@@ -31,8 +29,8 @@ MAX_METADATA_BYTES = 32 * 1024
 """Of an output's key and headers, which it has partly from its cause; topics leave room for 64 KiB."""
 
 
-class Poison(Exception):
-    """A fold raised. The engine's state is spoilt: build it anew with `skip`, then go on."""
+class Poison(Spoilt):
+    """A fold raised: build the engine's state anew with `skip`, then go on."""
 
     def __init__(self, skip: Skip, cause: Exception) -> None:
         super().__init__(f"fold {skip.fold} raised {cause!r} at offset {skip.offset}")
@@ -74,7 +72,7 @@ class Engine:
         self._by_name = {slot.fold.name: slot for slot in self.slots}
 
     def process(self, record: Record) -> list[Send]:
-        """Fold one record; returns what it led to. Raises Poison, after which the engine is spoilt."""
+        """Fold one record; returns what it led to. Raises Spoilt, after which the engine is of no use."""
         out: list[Send] = []
         offset = record.offset
         self.position = offset + 1
@@ -111,6 +109,8 @@ class Engine:
             if cause is not None:
                 self._dead_letter(record, slot, cause)
             return
+        if slot.packed:
+            slot.unpack(decoded.key)
         try:
             self._call(slot, decoded.key, decoded.event, at, decoded.envelope, out)
         except Exception as error:
@@ -230,7 +230,7 @@ class Engine:
             self._wake_due(project, at, out)
 
     def tick(self, at: float) -> list[Send]:
-        """Live projects' time is now `at` (seconds since 1970). Raises Poison."""
+        """Live projects' time is now `at` (seconds since 1970). Raises Spoilt."""
         out: list[Send] = []
         self.clocks[LIVE] = at
         self._wake_due(LIVE, at, out)
@@ -248,6 +248,7 @@ class Engine:
         slot = self._by_name[fold]
         project = key.partition("/")[0]
         skip = Skip(fold, -1, key, wanted)  # a key's wakes strictly ascend: no position is needed
+        slot.unpack(key)
         slot.dirty[key] = None
         if skip in self.skips:
             cause = self.skips[skip]
@@ -269,14 +270,12 @@ class Engine:
         except Exception as error:
             raise Poison(skip, error) from error
 
-    def adopt(
-        self, slot: Slot, key: str, state: msgspec.Struct, position: int, wake: float | None, clock: str
-    ) -> None:
-        """Take a key's state from its snapshot."""
-        slot.states[key] = state
-        slot.covered[key] = position
-        if wake is not None:
-            self.wakes.put(slot.fold.name, key, wake, clock)
+    def adopt(self, slot: Slot, snapshot: Snapshot) -> None:
+        """Take a key's state from its snapshot; it is loaded when it is needed."""
+        slot.packed[snapshot.key] = snapshot
+        slot.covered[snapshot.key] = snapshot.position
+        if snapshot.wake is not None:
+            self.wakes.put(slot.fold.name, snapshot.key, snapshot.wake, snapshot.clock)
 
     def restored(self) -> None:
         """Restoring is over: snapshots' positions lie behind, and what is counted begins now."""

@@ -39,7 +39,7 @@ def facts(worker: Worker) -> dict[str, Any]:
             )
             for name in ("events", "outputs", "dead_letters", "nanoseconds"):
                 entry[name] += getattr(slot.stats, name)
-            entry["keys"] += len(slot.states)
+            entry["keys"] += slot.keys
             entry["lag"] += lag
             entry["restore_s"] = max(entry["restore_s"], round(pump.task.restore_s, 3))
     for entry in folds.values():

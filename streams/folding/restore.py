@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Collection
 
 import structlog
 
@@ -19,13 +20,18 @@ from streams.folding.window import WINDOW
 
 log = structlog.get_logger()
 _BREATHE = 64
-"""Snapshots loaded between two turns of the event loop: a worker that does not beat is thrown out."""
+"""Snapshots opened between two turns of the event loop: a worker that does not beat is thrown out."""
 
 
 class Restore:
-    """One restore of one partition. `run` raises Poison where a fold raises on what it once took."""
+    """One restore of one partition, without the snapshots of the folds named in `refold`.
 
-    def __init__(self, engine: Engine, source: Log, sealer: Sealer, step: Step) -> None:
+    `run` raises Spoilt where a fold raises on what it once took, or a state cannot be loaded.
+    """
+
+    def __init__(
+        self, engine: Engine, source: Log, sealer: Sealer, step: Step, refold: Collection[str] = ()
+    ) -> None:
         self.engine = engine
         self.events = 0
         self.tick_offset = 0
@@ -34,6 +40,7 @@ class Restore:
         self._log = source
         self._sealer = sealer
         self._step = step
+        self._refolded = refold
 
     async def run(self, first: int, position: int) -> None:
         """Restore to `position`; `first` is where the log starts."""
@@ -99,27 +106,33 @@ class Restore:
             if marker is None or slot.fold.state is None:
                 continue
             try:
-                await self._adopt_fold(slot, by_fold.get(slot.fold.name.encode(), []), marker, position)
+                values = by_fold.get(slot.fold.name.encode(), [])
+                usable = await self._usable(slot, values, marker, position)
             except SnapshotRefused as error:
                 self._refold(slot.fold.name, str(error))
                 complete = False
+                continue
+            slot.floor = marker.position
+            for snapshot in usable:
+                self.engine.adopt(slot, snapshot)
         if marker is None or not complete:
             return first
         self.engine.clocks.update(marker.clocks)
         self.tick_offset = marker.tick_offset
         return max(first, marker.position)
 
-    async def _adopt_fold(
+    async def _usable(
         self, slot: Slot, values: list[tuple[bytes, bytes]], marker: Marker, position: int
-    ) -> None:
-        """Raises SnapshotRefused before anything is taken."""
+    ) -> list[Snapshot]:
+        """All snapshots of a fold. Raises SnapshotRefused where one of them does not fit the log."""
         fold = slot.fold
-        assert fold.state is not None
+        if fold.name in self._refolded:
+            raise SnapshotRefused("a state could not be loaded")
         if marker.folds.get(fold.name) != fold.version:
             raise SnapshotRefused(f"it is version {fold.version}, saved was {marker.folds.get(fold.name)}")
         if marker.position > position:
             raise SnapshotRefused(f"saved was {marker.position}, the group's position was set to {position}")
-        loaded = []
+        usable = []
         for count, (name, value) in enumerate(values):
             if count % _BREATHE == 0:
                 await asyncio.sleep(0)
@@ -127,13 +140,13 @@ class Restore:
             if snapshot.position > position:
                 raise SnapshotRefused(f"{snapshot.key}: saved at {snapshot.position}, now is {position}")
             if snapshot.version == fold.version:
-                loaded.append((snapshot, load_state(fold.state, snapshot)))
+                usable.append(snapshot)
             elif snapshot.position >= marker.position:
                 # Another version began to save over what the marker speaks of, and this one is back.
                 raise SnapshotRefused(f"{snapshot.key}: saved by version {snapshot.version} since")
-        slot.floor = marker.position
-        for snapshot, state in loaded:
-            self.engine.adopt(slot, snapshot.key, state, snapshot.position, snapshot.wake, snapshot.clock)
+        if usable and fold.state is not None:
+            load_state(fold.state, usable[0])  # another river, another class: mostly it shows here
+        return usable
 
     def _refold(self, fold: str, why: str) -> None:
         name, partition = self.engine.topic.name, self.engine.partition

@@ -26,7 +26,7 @@ from streams.folding.engine import Engine, Poison
 from streams.folding.log import Log, Send, Step, Transactions
 from streams.folding.restore import Restore
 from streams.folding.rounds import INTERVAL_S, Rounds
-from streams.folding.slot import FoldStats, Slot
+from streams.folding.slot import FoldStats, Slot, Spoilt, Unreadable
 from streams.folding.snapshots import Sealer, Skip
 from streams.folding.wakes import LIVE
 
@@ -72,6 +72,9 @@ class PartitionTask:
         self._ticked = False
         self._pending: dict[Skip, Exception] = {}
         """Skips whose dead letters are not in the log yet; they outlive the engine."""
+        self._refold: set[str] = set()
+        """Folds of which a state could not be loaded: this task uses no snapshots of theirs, since what
+        it saves anew may itself have been cut short."""
 
     @property
     def position(self) -> int:
@@ -126,15 +129,15 @@ class PartitionTask:
         position = first if committed is None else committed
         while True:
             engine = Engine(self.topic, self.partition, self._folds(), self._codec, self._group)
-            restore = Restore(engine, self._log, self._sealer, self._step)
+            restore = Restore(engine, self._log, self._sealer, self._step, self._refold)
             engine.skips.update(self._pending)
             try:
                 await restore.run(first, position)
                 break
-            except Poison as poison:
-                # The fold took this once and raises now: it changed without a new version, or its
+            except Spoilt as spoilt:
+                # A fold took this once and raises now: it changed without a new version, or its
                 # skip was signed with another key. From here on it is skipped and reported.
-                self._note(poison)
+                self._note(spoilt)
         if committed is None and restore.saved > first:
             raise OffsetOutOfRange(
                 f"{self.topic.name}/{self.partition}: folded up to {restore.saved} at least, but the group's "
@@ -158,9 +161,13 @@ class PartitionTask:
         self.restore_s = time.monotonic() - started
         self.restored_events = restore.events
 
-    def _note(self, poison: Poison) -> None:
-        log.error("fold.poison", topic=self.topic.name, partition=self.partition, why=str(poison))
-        self._pending[poison.skip] = poison.cause
+    def _note(self, spoilt: Spoilt) -> None:
+        """What the next rebuild has to do otherwise."""
+        log.error("fold.spoilt", topic=self.topic.name, partition=self.partition, why=str(spoilt))
+        if isinstance(spoilt, Poison):
+            self._pending[spoilt.skip] = spoilt.cause
+        elif isinstance(spoilt, Unreadable):
+            self._refold.add(spoilt.fold)
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Fold a batch and commit it. Raises what the log raises; then the state is gone: `assign` anew."""
@@ -175,9 +182,9 @@ class PartitionTask:
                 self._step("batch.folded")
                 await self._commit(sends)
                 break
-            except Poison as poison:
-                self._note(poison)
-                self.engine = None  # spoilt; the right to write stays
+            except Spoilt as spoilt:
+                self._note(spoilt)
+                self.engine = None  # the right to write stays
                 await self.discard()
                 await self.assign()
                 continue
@@ -234,9 +241,9 @@ class PartitionTask:
             self._step("tick.folded")
             self._ticked = True
             await self._commit([send, *sends])
-        except Poison as poison:
-            # The wake is still open in the log: the next tick meets the skip and reports it.
-            self._note(poison)
+        except Spoilt as spoilt:
+            # The wake is still open in the log: the next tick meets it again, and its skip reports it.
+            self._note(spoilt)
             await self.discard()
             await self.assign()
         except BaseException:

@@ -140,4 +140,6 @@ class Partition:
 def states(engine: Engine | None) -> dict[tuple[str, str], bytes]:
     """State by (fold, key), as bytes."""
     assert engine is not None
-    return {(s.fold.name, key): dump_state(state) for s in engine.slots for key, state in s.states.items()}
+    return {
+        (s.fold.name, key): dump_state(state) for s in engine.slots for key, state in s.unpacked().items()
+    }

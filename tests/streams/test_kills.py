@@ -349,7 +349,7 @@ async def compare(settings: Settings, made: list[tuple[e.Event, Envelope]]) -> N
         await task.assign()
         assert task.engine is not None
         for slot in task.engine.slots:
-            states.update({(slot.fold.name, key): state for key, state in slot.states.items()})
+            states.update({(slot.fold.name, key): state for key, state in slot.unpacked().items()})
         await task.discard()
     await runner._log.close()
     assert states == await undisturbed.states()

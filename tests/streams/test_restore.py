@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import pytest
 
 from processors.fold import Fold, Output
@@ -121,6 +122,70 @@ async def test_whatever_became_of_the_snapshots(damage: Any) -> None:
             one.put(30 + i, f"c{i % 4}")
         await one.drain(worker)
     assert bed.outputs() == undisturbed.outputs()
+
+
+def spoil(bed: Partition, fold: bytes) -> None:
+    """Sign anew, with a state that no class has, all but the first of a fold's snapshots."""
+    sealer = snapshots.Sealer(bed.secret, "folds/signals/0")
+    values = {r.key: r.value for r in bed.log.records(CHANGELOG, 0)}
+    names = sorted(k for k in values if k is not None and k.startswith(STATE_PREFIX + fold + b"\x00"))
+    assert len(names) > 1
+    for name in names[1:]:
+        snapshot = sealer.open(snapshots.Snapshot, name, values[name] or b"")
+        broken = msgspec.structs.replace(snapshot, state=b"\xc1")
+        bed.log.append(CHANGELOG, name, sealer.seal(name, broken), (), 0)
+
+
+async def test_states_are_loaded_when_they_are_needed() -> None:
+    """After a restore only the keys that have events since are loaded, and all are counted and saved."""
+    bed = await history(lambda: [Chain()])
+    task = await bed.up()
+    (slot,) = task.slots
+    assert (slot.keys, len(slot.states)) == (4, 0)
+    bed.put(1, "c2")
+    await bed.drain(task)
+    assert (slot.keys, list(slot.states)) == (4, ["default/c2"])
+    expected = states(task.engine)
+    assert states((await bed.up()).engine) == expected
+
+
+async def test_a_state_that_cannot_be_loaded_is_folded_anew() -> None:
+    """It shows at the key's first event: then the fold's states come from the log, and are saved again."""
+    undisturbed, bed = await history(interval_s=NEVER), await history()
+    spoil(bed, b"learned")
+    spoil(bed, b"chain")
+    task, survivor = await bed.up(), await undisturbed.up()
+    assert task.restored_events == 0
+    for one, worker in ((bed, task), (undisturbed, survivor)):
+        for i in range(20):
+            one.put(30 + i, f"c{i % 4}")
+        await one.drain(worker, 7)
+    assert task.restored_events >= 40
+    assert bed.outputs() == undisturbed.outputs()
+    assert states(task.engine)["chain", "default/c1"] == states(survivor.engine)["chain", "default/c1"]
+    assert (await bed.up()).restored_events == 0
+    assert bed.letters() == []
+
+
+async def test_a_wake_for_a_state_that_cannot_be_loaded() -> None:
+    """The fold is folded anew, and the next tick wakes the key."""
+
+    async def run(*, broken: bool) -> Partition:
+        bed = Partition(lambda: [Silence()], interval_s=ALWAYS)
+        for i in range(8):
+            bed.put(20 + i, f"c{i % 4}")
+        await bed.drain(await bed.up(), 1)
+        if broken:
+            spoil(bed, b"silence")
+        task = await bed.up()
+        bed.log.now += 90.0
+        await task.idle()
+        await task.idle()
+        return bed
+
+    disturbed, undisturbed = await run(broken=True), await run(broken=False)
+    assert len(undisturbed.outputs()) == 4
+    assert disturbed.outputs() == undisturbed.outputs()
 
 
 async def test_another_river_version_refolds_only_models(monkeypatch: pytest.MonkeyPatch) -> None:
