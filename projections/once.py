@@ -19,7 +19,7 @@ _CHUNK = 500
 def digest(entry: Entry) -> bytes:
     """128 bits of BLAKE2b that stand for the event: project, source and id."""
     e = entry.envelope
-    return blake2b(f"{e.project}\x00{e.source}\x00{e.id}".encode(), digest_size=16).digest()
+    return blake2b("\x00".join(e.name).encode(), digest_size=16).digest()
 
 
 def window_table(name: str, metadata: MetaData) -> Table:

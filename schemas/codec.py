@@ -106,7 +106,7 @@ class Codec:
     def decode_record(self, record: Record) -> Decoded:
         """A record's key, event and envelope. Raises DecodeError."""
         event = self.decode(record.value)
-        return Decoded(decode_key(record.key), event, typed(envelope_of(record), type(event).__name__))
+        return Decoded(decode_key(record.key), event, typed(_envelope_of(record), type(event).__name__))
 
     def _reader(self, value: bytes | None) -> tuple[type[Event], Any, Any]:
         if value is None or len(value) < 5 or value[0] != 0:
@@ -124,7 +124,7 @@ class Codec:
             ) from None
 
 
-def envelope_of(record: Record) -> Envelope:
+def _envelope_of(record: Record) -> Envelope:
     """What the record's headers say, and nothing of its value. Raises DecodeError."""
     return from_headers(
         record.headers,
@@ -167,7 +167,6 @@ __all__ = [
     "Envelope",
     "Record",
     "decode_key",
-    "envelope_of",
     "explain",
     "to_headers",
     "typed",

@@ -23,6 +23,8 @@ DEFAULT_PROJECT = "default"
 CONTENT_TYPE = "application/avro"
 Headers = Sequence[tuple[str, bytes]]
 Clock = Literal["live", "replay"]
+Name = tuple[str, str, str]
+"""Project, source and id of an event."""
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +46,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock = "live"
     replay_of: str | None = None
     """Set on a dead letter's replay: the one fold that this record is addressed to."""
+
+    @property
+    def name(self) -> Name:
+        """What tells this event from all others."""
+        return self.project, self.source, self.id
 
 
 _CLOCKS: dict[bytes, Clock] = {b"live": "live", b"replay": "replay"}
@@ -117,6 +124,22 @@ def from_headers(
         )
     except ValueError as error:  # UnicodeDecodeError is one
         raise DecodeError(f"bad CloudEvents header: {error}", hint=_HEADERS_HINT) from error
+
+
+def name_in(headers: Iterable[tuple[str, bytes]], *, topic: str, partition: int, offset: int) -> Name | None:
+    """The name that `from_headers` gives, in a third of the time; None where the event is addressed to one fold.
+
+    Raises UnicodeDecodeError.
+    """
+    get = dict(headers).get
+    if get("ce_replayof"):
+        return None
+    id_, source, project = get("ce_id"), get("ce_source"), get("ce_project")
+    return (
+        project.decode() if project else DEFAULT_PROJECT,
+        source.decode() if source and id_ else f"kafka:{topic}",
+        id_.decode() if id_ else f"{topic}-{partition}-{offset}",
+    )
 
 
 @lru_cache(maxsize=4096)

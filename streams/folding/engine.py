@@ -13,8 +13,8 @@ from typing import Any
 from processors.fold import Fold, Wake
 from schemas import events as e
 from schemas import topics
-from schemas.codec import Codec, Decoded, Record, envelope_of
-from schemas.envelope import Envelope, derived_id, to_headers
+from schemas.codec import Codec, Decoded, Record
+from schemas.envelope import Envelope, Name, derived_id, name_in, to_headers
 from schemas.errors import RecordTooLarge
 from streams.folding import letters
 from streams.folding.log import Send
@@ -86,7 +86,7 @@ class Engine:
             return out
         envelope = decoded.envelope
         addressed = envelope.replay_of
-        if addressed is None and self._window is not None and self._window.seen(envelope, offset):
+        if addressed is None and self._window is not None and self._window.seen(envelope.name, offset):
             self.duplicates += 1
             return out
         at = envelope.time
@@ -123,12 +123,19 @@ class Engine:
         if self._window is None or Skip("", record.offset) in self.skips:
             return
         try:
-            # Where skips are kept, they tell what could not be decoded then; elsewhere that is seen anew.
-            envelope = envelope_of(record) if self.stateful else self.codec.decode_record(record).envelope
+            name = self._name(record)
         except Exception:  # noqa: BLE001 - as in `process`; it is a dead letter already, and has no id
             return
-        if envelope.replay_of is None:
-            self._window.seen(envelope, record.offset)
+        if name is not None:
+            self._window.seen(name, record.offset)
+
+    def _name(self, record: Record) -> Name | None:
+        """For the duplicate window; None where the record is addressed to one fold."""
+        if self.stateful:  # then skips tell what could not be decoded; elsewhere that is seen anew
+            topic, partition, offset = record.topic, record.partition, record.offset
+            return name_in(record.headers, topic=topic, partition=partition, offset=offset)
+        envelope = self.codec.decode_record(record).envelope
+        return envelope.name if envelope.replay_of is None else None
 
     def _call(
         self,

@@ -12,7 +12,7 @@ from schemas import events as e
 from schemas import topics
 from streams.folding.engine import Engine
 from streams.folding.log import Log, Step
-from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, STATE_PREFIX
+from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, STATE_PREFIX, state_prefix
 from streams.folding.slot import Slot
 from streams.folding.snapshots import Marker, Sealer, Skip, Snapshot, SnapshotRefused, load_state
 from streams.folding.wakes import LIVE
@@ -98,15 +98,15 @@ class Restore:
         self, saved: dict[bytes, bytes], marker: Marker | None, first: int, position: int
     ) -> int:
         """Take each fold's snapshots if all of them are usable; returns from where to fold."""
-        by_fold: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        by_fold: dict[bytes, dict[bytes, bytes]] = {}
         for key, value in saved.items():
-            by_fold.setdefault(key.removeprefix(STATE_PREFIX).split(b"\x00", 1)[0], []).append((key, value))
+            by_fold.setdefault(key[: key.find(b"\x00", len(STATE_PREFIX)) + 1], {})[key] = value
         complete = True
         for slot in self.engine.slots:
             if marker is None or slot.fold.state is None:
                 continue
             try:
-                values = by_fold.get(slot.fold.name.encode(), [])
+                values = by_fold.get(state_prefix(slot.fold.name), {})
                 usable = await self._usable(slot, values, marker, position)
             except SnapshotRefused as error:
                 self._refold(slot.fold.name, str(error))
@@ -122,7 +122,7 @@ class Restore:
         return max(first, marker.position)
 
     async def _usable(
-        self, slot: Slot, values: list[tuple[bytes, bytes]], marker: Marker, position: int
+        self, slot: Slot, values: dict[bytes, bytes], marker: Marker, position: int
     ) -> list[Snapshot]:
         """All snapshots of a fold. Raises SnapshotRefused where one of them does not fit the log."""
         fold = slot.fold
@@ -133,7 +133,7 @@ class Restore:
         if marker.position > position:
             raise SnapshotRefused(f"saved was {marker.position}, the group's position was set to {position}")
         usable = []
-        for count, (name, value) in enumerate(values):
+        for count, (name, value) in enumerate(values.items()):
             if count % _BREATHE == 0:
                 await asyncio.sleep(0)
             snapshot: Snapshot = self._sealer.open(Snapshot, name, value)

@@ -26,6 +26,11 @@ SKIP_PREFIX = b"skip\x00"
 STATE_PREFIX = b"state\x00"
 
 
+def state_prefix(fold: str) -> bytes:
+    """What the changelog's keys of a fold's snapshots begin with; the event's key follows."""
+    return STATE_PREFIX + fold.encode() + b"\x00"
+
+
 class Rounds:
     """When all keys that had changed by some position are saved, a marker says so: restores begin there.
 
@@ -127,7 +132,7 @@ class Rounds:
                 hint="keep less per key, or raise HEADWATER_MAX_RECORD_BYTES",
             )
         snapshot = Snapshot(slot.fold.name, slot.fold.version, key, self.engine.position, state, wake, clock)
-        return self._send(STATE_PREFIX + slot.fold.name.encode() + b"\x00" + key.encode(), snapshot)
+        return self._send(state_prefix(slot.fold.name) + key.encode(), snapshot)
 
     def _not_saved(self, slot: Slot, key: str, error: Exception) -> None:
         slot.dirty[key] = None

@@ -1,4 +1,4 @@
-"""State of one key to bytes and back: MessagePack, river models inside as pickles, all under an HMAC.
+"""State of one key to bytes and back: MessagePack, river models inside as pickles, all under a signature.
 
 Unpickling runs code, so nothing is unpickled that was not signed by the holder of the key for
 this very namespace, topic, partition, changelog key, fold, version and offset.
@@ -6,9 +6,10 @@ this very namespace, topic, partition, changelog key, fold, version and offset.
 
 from __future__ import annotations
 
-import hmac
 import pickle
 from functools import cache
+from hashlib import blake2b
+from hmac import compare_digest
 from importlib.metadata import version
 from typing import Any
 
@@ -78,24 +79,28 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Sealer:
-    """Signs and checks what stands in one partition's changelog."""
+    """Signs and checks what stands in one partition's changelog, by keyed BLAKE2b (RFC 7693).
+
+    HMAC-SHA256 takes three times as long on a small state, and a restore checks every one.
+    """
 
     def __init__(self, secret: bytes, context: str) -> None:
-        self._secret = secret
-        self._context = context.encode() + b"\x00"
+        # `secret` may be of any length, a key of BLAKE2b may not.
+        key = blake2b(secret).digest()
+        self._keyed = blake2b(context.encode() + b"\x00", key=key, digest_size=_MAC_BYTES)
         self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {
             t: msgspec.msgpack.Decoder(t) for t in (Snapshot, Marker, Skip)
         }
 
     def seal(self, name: bytes, content: Snapshot | Marker | Skip) -> bytes:
-        """HMAC-SHA256, then the content; `name` is the record key that it will stand under."""
+        """The signature, then the content; `name` is the record key that it will stand under."""
         body = _encode(content)
         return self._mac(name, body) + body
 
     def open(self, kind: type[Any], name: bytes, value: bytes) -> Any:
         """The content, of type `kind`, found under the record key `name`. Raises SnapshotRefused."""
         mac, body = value[:_MAC_BYTES], value[_MAC_BYTES:]
-        if not hmac.compare_digest(mac, self._mac(name, body)):
+        if not compare_digest(mac, self._mac(name, body)):
             raise SnapshotRefused("a snapshot's signature is wrong", hint="the log is folded anew")
         try:
             return self._decoders[kind].decode(body)
@@ -105,9 +110,10 @@ class Sealer:
             ) from error
 
     def _mac(self, name: bytes, body: bytes) -> bytes:
-        # The length keeps (name, body) from being cut at another place.
-        message = b"".join((self._context, len(name).to_bytes(4), name, body))
-        return hmac.digest(self._secret, message, "sha256")
+        mac = self._keyed.copy()
+        mac.update(len(name).to_bytes(4) + name)  # with its length: it cannot be cut at another place
+        mac.update(body)
+        return mac.digest()
 
 
 def dump_state(state: msgspec.Struct) -> bytes:

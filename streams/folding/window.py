@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from schemas.envelope import Envelope
+from schemas.envelope import Name
 
 WINDOW = 16_384
 """Offsets that the window spans. It is a function of the log alone: read anew, it comes out the same."""
@@ -18,9 +18,9 @@ class Window:
         self._last: dict[str, int] = {}
         self._order: deque[tuple[int, str]] = deque()
 
-    def seen(self, envelope: Envelope, offset: int) -> bool:
+    def seen(self, event: Name, offset: int) -> bool:
         """Whether the event stood there before; notes that it stands at `offset`, too."""
-        name = f"{envelope.project}\x00{envelope.source}\x00{envelope.id}"
+        name = "\x00".join(event)  # a third of a tuple's memory
         horizon = offset - self.span
         order, last = self._order, self._last
         while order and order[0][0] < horizon:

@@ -37,7 +37,7 @@ def test_the_window_is_the_runners(tmp_path: Path, apart: int, batches: int) -> 
     """An event counts as a duplicate exactly where the folds' runner drops it, in one batch or two."""
     entries = [signal(5, "a"), signal(5 + apart, "a"), signal(5 + apart + WINDOW, "a")]
     runners = window.Window()
-    fresh = [not runners.seen(entry.envelope, entry.offset) for entry in entries]
+    fresh = [not runners.seen(entry.envelope.name, entry.offset) for entry in entries]
     store = store_at(tmp_path, [Components()])
     for batch in [entries] if batches == 1 else [entries[:1], entries[1:]]:
         store.apply("components", 1, batch, {}, {("signals", 0): batch[-1].offset + 1})

@@ -20,13 +20,15 @@ from schemas.envelope import (
     derived_id,
     format_time,
     from_headers,
+    name_in,
     new_id,
     parse_time,
     to_headers,
 )
 from schemas.errors import DecodeError
 
-AT: dict[str, Any] = {"topic": "agent.metrics", "partition": 3, "offset": 42, "timestamp": 1234.5}
+POSITION: dict[str, Any] = {"topic": "agent.metrics", "partition": 3, "offset": 42}
+AT = POSITION | {"timestamp": 1234.5}
 # No control characters, no surrogates: what RFC 3629 and CloudEvents' String type leave.
 text = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=40)
 microseconds = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999).map(lambda us: us / 1e6)
@@ -120,6 +122,15 @@ def test_headers_round_trip(envelope: Envelope) -> None:
     again = from_headers(to_headers(envelope), **AT)
     assert abs(again.time - envelope.time) < 2e-6 + abs(envelope.time) * 1e-15
     assert to_headers(again) == to_headers(envelope)
+
+
+@given(envelopes, st.sets(st.sampled_from(["ce_id", "ce_source", "ce_project", "ce_replayof"])))
+def test_the_name_alone(envelope: Envelope, missing: set[str]) -> None:
+    """Read alone, an event's name is that of the whole envelope, whatever a foreign producer left out."""
+    headers = [(name, value) for name, value in to_headers(envelope) if name not in missing]
+    whole = from_headers(headers, **AT)
+    alone = name_in(headers, **POSITION)
+    assert alone == (whole.name if whole.replay_of is None else None)
 
 
 def test_attribute_names_are_cloudevents_names() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.envelope import Envelope
+from schemas.envelope import Name
 from streams.folding.window import WINDOW, Window
 
 
-def named(id: str, project: str = "p", source: str = "s") -> Envelope:
-    """An envelope with this name."""
-    return Envelope(id=id, source=source, type="Signal", time=0.0, project=project)
+def named(id: str, project: str = "p", source: str = "s") -> Name:
+    """An event's name."""
+    return project, source, id
 
 
 def test_the_span_is_exact() -> None:
