@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection
+from itertools import takewhile
 
 import structlog
 
@@ -174,14 +175,16 @@ class Restore:
         name, partition = engine.topic.name, engine.partition
         async for batch in self._log.read(name, partition, max(first, start - WINDOW), position):
             await asyncio.sleep(0)
-            for record in batch:
-                if record.offset < start:
-                    engine.remember(record)
-                    continue
-                while ticks and ticks[0].after_offset <= record.offset:
+            for record in takewhile(lambda r: r.offset < start, batch):
+                engine.remember(record)
+            records = [r for r in batch if r.offset >= start]
+            self.events += len(records)
+            while records:
+                while ticks and ticks[0].after_offset <= records[0].offset:
                     self._tick(ticks.popleft())
-                engine.process(record)
-                self.events += 1
+                until = ticks[0].after_offset if ticks else position
+                engine.process([r for r in records if r.offset < until])
+                records = [r for r in records if r.offset >= until]
         while ticks:
             self._tick(ticks.popleft())
 

@@ -173,12 +173,9 @@ class PartitionTask:
         """Fold a batch and commit it. Raises what the log raises; then the state is gone: `assign` anew."""
         while True:
             assert self.engine is not None
-            sends: list[Send] = []
             try:
                 position = self.engine.position
-                for record in records:
-                    if record.offset >= position:
-                        sends += self.engine.process(record)
+                sends = self.engine.process([r for r in records if r.offset >= position])
                 self._step("batch.folded")
                 await self._commit(sends)
                 break

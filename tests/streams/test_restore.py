@@ -332,7 +332,7 @@ def folded_anew(bed: Partition) -> list[Send]:
     for record in bed.log.records(SIGNALS, 0):
         while ticks and ticks[0].after_offset <= record.offset:  # type: ignore[attr-defined]
             out += engine.tick(ticks.pop(0).at)  # type: ignore[attr-defined]
-        out += engine.process(record)
+        out += engine.process([record])
     for tick in ticks:
         out += engine.tick(tick.at)  # type: ignore[attr-defined]
     return out

@@ -43,7 +43,7 @@ class Bed:
     def feed(self, *components: str) -> None:
         """One signal for each."""
         for component in components:
-            self.engine.process(self.partition.put(1.0, component))
+            self.engine.process([self.partition.put(1.0, component)])
 
     def take(self) -> list[Any]:
         """What the next transaction would carry, opened."""
@@ -108,7 +108,7 @@ def test_an_open_wake_is_saved_with_its_key() -> None:
     """The time a key waits for, and by which clock, stand in its snapshot."""
     bed = Bed()
     bed.feed("a")
-    bed.engine.process(bed.partition.put(1.0, "b", project="old", clock="replay", time=1000.0))
+    bed.engine.process([bed.partition.put(1.0, "b", project="old", clock="replay", time=1000.0)])
     bed.rounds.begin(0)
     saved = {s.key: (s.wake, s.clock) for s in bed.take()[:-1] if s.fold == "silence"}
     assert saved == {"default/a": (bed.partition.log.now + 60, ""), "old/b": (1060.0, "old")}
