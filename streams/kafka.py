@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import structlog
@@ -38,17 +38,13 @@ def client_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def record_of(message: Any, namespace: str) -> Record:
-    """An aiokafka record as ours: topic without namespace, broker's time in seconds."""
-    return Record(
-        message.topic[len(namespace) + 1 :] if namespace else message.topic,
-        message.partition,
-        message.offset,
-        message.timestamp / 1000,
-        message.key,
-        message.value,
-        message.headers,
-    )
+def records_of(messages: Iterable[Any], namespace: str) -> list[Record]:
+    """What aiokafka read, as our records: topic without namespace, broker's time in seconds."""
+    prefix = len(namespace) + 1 if namespace else 0
+    return [
+        Record(m.topic[prefix:], m.partition, m.offset, m.timestamp / 1000, m.key, m.value, m.headers)
+        for m in messages
+    ]
 
 
 async def patiently(what: str, attempt: Callable[[], Awaitable[T]], deadline_s: float) -> T:

@@ -15,7 +15,7 @@ from schemas.codec import Codec, Decoded, Record, decode_key
 from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, OffsetOutOfRange
 from schemas.events import BY_NAME
 from streams.admin import TopicSpec, admin_client, existing
-from streams.kafka import client_options, patiently, record_of
+from streams.kafka import client_options, patiently, records_of
 from streams.settings import Settings
 
 CONNECT_S = 10.0
@@ -108,7 +108,7 @@ async def tail(
         consumer.assign(places)
         ends = await _seek(consumer, places, where)
         async for batch in _batches(consumer, ends, follow=where.follow, stop=stop):
-            for record in sorted((record_of(m, settings.namespace) for m in batch), key=_by_time):
+            for record in sorted(records_of(batch, settings.namespace), key=_by_time):
                 shown = _decode(codec, record)
                 if shown.decoded is None or filters.admit(shown.decoded):
                     yield shown

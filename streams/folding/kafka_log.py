@@ -13,7 +13,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from schemas.codec import Record
 from streams.folding.log import Fenced, LogUnavailable, Send, Step
-from streams.kafka import client_options, patiently, record_of
+from streams.kafka import client_options, patiently, records_of
 from streams.producing.partitioner import partition_for
 from streams.settings import Settings
 
@@ -120,7 +120,7 @@ class KafkaLog:
                         f"reading {topic}/{partition}: {error!r}", hint="is Kafka up?"
                     ) from error
                 for messages in batch.values():
-                    yield [record_of(m, self.settings.namespace) for m in messages if m.offset < end]
+                    yield records_of((m for m in messages if m.offset < end), self.settings.namespace)
         finally:
             await consumer.stop()
 

@@ -24,7 +24,7 @@ from schemas.errors import HeadwaterError
 from streams.folding.assignor import EvenAssignor
 from streams.folding.log import Step
 from streams.folding.task import PartitionTask
-from streams.kafka import client_options, patiently, record_of
+from streams.kafka import client_options, patiently, records_of
 from streams.settings import Settings
 
 log = structlog.get_logger()
@@ -219,7 +219,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         for tp, messages in fetched.items():
             pump = self.pumps.get(tp)
             if pump is not None:
-                pump.offer([record_of(m, self.settings.namespace) for m in messages])
+                pump.offer(records_of(messages, self.settings.namespace))
         for pump in self.pumps.values():
             if pump.failure is not None:
                 raise pump.failure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
+from itertools import chain
 from threading import Lock
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, O
 from schemas.topics import Topic
 from streams.admin import TopicSpec, admin_client, existing
 from streams.folding.engine import CLAMP_S
-from streams.kafka import client_options, patiently, record_of
+from streams.kafka import client_options, patiently, records_of
 from streams.settings import Settings
 
 DEADLINE_S = 30.0
@@ -116,7 +117,7 @@ class Source:
                 raise self._out_of_range(self._places[tp], offset, "no longer holds it") from error
             raise
         self._listen(bool(polled), time.monotonic() - started)
-        records = [record_of(message, self._namespace) for some in polled.values() for message in some]
+        records = records_of(chain.from_iterable(polled.values()), self._namespace)
         start: dict[Place, int] = {}
         end: dict[Place, int] = {}
         for tp, place in self._places.items():

@@ -18,7 +18,7 @@ from schemas.envelope import Envelope
 from schemas.errors import BrokerUnavailable, ConfigurationError, HeadwaterError, InvalidEvent, RecordTooLarge
 from streams.admin import ensure_topics
 from streams.broker import Broker
-from streams.kafka import client_options, record_of
+from streams.kafka import client_options, records_of
 from streams.producing.budget import Budget
 from streams.producing.partitioner import partition_for
 from streams.producing.producer import Outgoing, Position, Producer, Unacknowledged
@@ -47,7 +47,7 @@ async def read(settings: Settings, positions: list[Position]) -> list[Decoded]:
             tp = TopicPartition(settings.named(topic), partition)
             consumer.assign([tp])
             consumer.seek(tp, offset)
-            found.append(codec.decode_record(record_of(await consumer.getone(), settings.namespace)))
+            found.append(codec.decode_record(*records_of([await consumer.getone()], settings.namespace)))
         return found
     finally:
         await consumer.stop()

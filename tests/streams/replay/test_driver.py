@@ -12,7 +12,7 @@ from schemas import topics
 from schemas.codec import Codec, Decoded
 from schemas.envelope import Envelope
 from schemas.errors import BrokerUnavailable, ConfigurationError, RecordTooLarge
-from streams.kafka import client_options, record_of
+from streams.kafka import client_options, records_of
 from streams.producing.outgoing import Outgoing, prepare
 from streams.replay import MalformedRecord, Report, replay, to_json_line
 from streams.settings import Settings
@@ -223,7 +223,7 @@ async def read_all(settings: Settings) -> list[Decoded]:
         found: list[Decoded] = []
         while len(found) < sum(ends.values()):
             for records in (await consumer.getmany(timeout_ms=500)).values():
-                found += [codec.decode_record(record_of(r, settings.namespace)) for r in records]
+                found += map(codec.decode_record, records_of(records, settings.namespace))
         return found
     finally:
         await consumer.stop()
