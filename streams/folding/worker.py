@@ -29,8 +29,8 @@ from streams.settings import Settings
 
 log = structlog.get_logger()
 SESSION_TIMEOUT_MS = 6_000
-BATCH = 500
-"""Records folded in one transaction at most: so few that heartbeats get their turn and caches hold them."""
+BATCH = 1000
+"""Records folded in one transaction at most: so few that heartbeats get their turn."""
 _FETCH_WAIT_MS = 200
 _FULL_S = 0.01
 """While a pump has enough, it is asked this often whether it wants more."""

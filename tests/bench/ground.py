@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tests.bench.figures import say
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 8
+_TURN_S = 0.5
+"""Long beside what it takes to fill the caches anew, short beside a session's timeout."""
 Row = tuple[str, bytes, list[tuple[str, bytes]]]
 
 
@@ -141,6 +144,30 @@ def stop(process: subprocess.Popen[str], deadline_s: float = 15.0) -> None:
             process.wait()
     if process.stdout is not None:
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def taking_turns(one: int, other: int) -> Iterator[None]:
+    """Let one of two processes run at a time, half a second each: both meet the same moods of the machine."""
+    over = threading.Event()
+
+    def turns() -> None:
+        running, waiting = one, other
+        while not over.wait(_TURN_S):
+            os.kill(running, signal.SIGSTOP)
+            os.kill(waiting, signal.SIGCONT)
+            running, waiting = waiting, running
+
+    os.kill(other, signal.SIGSTOP)
+    thread = threading.Thread(target=turns)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for process in (one, other):
+            os.kill(process, signal.SIGCONT)
 
 
 def preload(settings: Settings, topic: str, rows: Iterable[Row]) -> None:
