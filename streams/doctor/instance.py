@@ -7,7 +7,7 @@ from pathlib import Path
 
 from streams.doctor.finding import Finding
 from streams.settings import Settings
-from streams.supervision.instance import InstanceLock, describe, holder, listener, ports
+from streams.supervision.instance import describe, instance_lock, listener, ports
 from streams.supervision.status import read_all
 
 RESTARTS_WARN = 3
@@ -15,8 +15,8 @@ RESTARTS_WARN = 3
 
 def lock(settings: Settings) -> list[Finding]:
     """Whether `headwater up` runs, and whether an earlier one ended without a word."""
-    instance = InstanceLock(settings)
-    pid = holder(instance)
+    instance = instance_lock(settings)
+    pid = instance.holder()
     if instance.is_held():
         return [Finding("lock", "ok", f"headwater up runs (pid {pid or 'unknown'})")]
     if pid is not None:

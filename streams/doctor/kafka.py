@@ -6,7 +6,7 @@ from schemas.errors import HeadwaterError
 from schemas.registry import check as check_schemas
 from streams.doctor.finding import Finding
 from streams.settings import Settings
-from streams.supervision.instance import InstanceLock
+from streams.supervision.instance import instance_lock
 from streams.supervision.overview import reachable
 from streams.supervision.status import read_all
 
@@ -32,7 +32,7 @@ async def kafka(settings: Settings) -> list[Finding]:
                     "start it, or set HEADWATER_KAFKA to where it is",
                 )
             ]
-        runs = InstanceLock(settings).is_held() or "broker" in read_all(settings)
+        runs = instance_lock(settings).is_held() or "broker" in read_all(settings)
         log = settings.log_folder / "broker.log"
         if runs:
             return [Finding("kafka", "fail", f"{settings.bootstrap} does not answer", f"see {log}")]

@@ -2,75 +2,36 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from typing import IO
-
 import psutil
 
 from schemas.errors import ConfigurationError
+from streams.pidlock import PidLock
 from streams.settings import Settings
 
 LOCK = "up.lock"
 
 
-class InstanceLock:
-    """Held by `headwater up` while it runs. The kernel lets it go with the process: it is never stale."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.path = settings.data / LOCK
-        self._data = settings.data
-        self._file: IO[str] | None = None
-
-    def take(self) -> None:
-        """Take it, or raise ConfigurationError naming the process that has it, or the folder's fault."""
-        try:
-            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds keys and messages
-            file = self.path.open("a+")
-        except OSError as error:
-            raise ConfigurationError(
-                f"the data folder {self._data} cannot be written to: {error.strerror or error}",
-                hint="set HEADWATER_DATA to a folder of yours",
-            ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise ConfigurationError(
-                f"Headwater already runs in {self._data} (pid {holder(self) or 'unknown'})",
-                hint="stop it, or set HEADWATER_DATA and HEADWATER_PORT to run a second one",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        self._file = file
-
-    def release(self) -> None:
-        """Let it go. The file stays: removing it would let two starters hold two files of one name."""
-        if self._file is not None:
-            self._file.truncate(0)
-            self._file.close()
-            self._file = None
-
-    def is_held(self) -> bool:
-        """Whether a running process has it."""
-        try:
-            with self.path.open("a+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+def instance_lock(settings: Settings) -> PidLock:
+    """Held by `headwater up` while it runs in this data folder."""
+    return PidLock(settings.data / LOCK)
 
 
-def holder(lock: InstanceLock) -> int | None:
-    """The pid written in the lock file."""
+def take_instance(lock: PidLock) -> None:
+    """Take it, or raise ConfigurationError naming the process that has it, or the folder's fault."""
+    data = lock.path.parent
     try:
-        text = lock.path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds keys and messages
+        taken = lock.take()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the data folder {data} cannot be written to: {error.strerror or error}",
+            hint="set HEADWATER_DATA to a folder of yours",
+        ) from error
+    if not taken:
+        raise ConfigurationError(
+            f"Headwater already runs in {data} (pid {lock.holder() or 'unknown'})",
+            hint="stop it, or set HEADWATER_DATA and HEADWATER_PORT to run a second one",
+        )
 
 
 def ports(settings: Settings) -> dict[str, int]:

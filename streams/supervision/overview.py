@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from streams.settings import Settings
-from streams.supervision.instance import InstanceLock, holder, ports
+from streams.supervision.instance import instance_lock, ports
 from streams.supervision.status import Status, read_all
 
 ORDER = ("broker", "folds", "reactors", "views", "memory", "serve", "fleet", "simulate", "up")
@@ -184,10 +184,10 @@ def reachable(address: str, timeout_s: float = 0.5) -> bool:
 
 def as_json(settings: Settings, seen: Overview) -> dict[str, Any]:
     """What `headwater status --json` answers."""
-    lock = InstanceLock(settings)
+    lock = instance_lock(settings)
     return {
         "running": seen.running,
-        "up_pid": holder(lock) if lock.is_held() else None,
+        "up_pid": lock.holder() if lock.is_held() else None,
         "data": str(settings.data),
         "kafka": {
             "bootstrap": settings.bootstrap,

@@ -16,7 +16,7 @@ from streams.broker import Broker
 from streams.doctor.machine import kafka_jars
 from streams.settings import Settings
 from streams.supervision.child import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Child, Once, Say, rotate
-from streams.supervision.instance import InstanceLock, refuse_taken_ports
+from streams.supervision.instance import instance_lock, refuse_taken_ports, take_instance
 from streams.supervision.status import ProcessStatus, State, read
 
 STOP_ORDER = ("simulate", "serve", "folds", "views")
@@ -41,14 +41,14 @@ class Supervisor:
             command = (sys.executable, "-m", "streams", "simulate", "--agents", str(agents))
             self.children["simulate"] = Child(settings, "simulate", say, command)
         self.started_at = time.time()
-        self._lock = InstanceLock(settings)
+        self._lock = instance_lock(settings)
         self._status: ProcessStatus | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
     def prepare(self) -> None:
         """Take the folder and look at the ports. Raises ConfigurationError where another has them."""
-        self._lock.take()
+        take_instance(self._lock)
         try:
             refuse_taken_ports(self.settings)
         except BaseException:

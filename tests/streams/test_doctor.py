@@ -17,7 +17,7 @@ from streams.admin import TopicSpec, declared, ensure_topics
 from streams.doctor import Finding, examine_machine, instance, machine
 from streams.doctor.kafka import kafka
 from streams.settings import Settings
-from streams.supervision.instance import InstanceLock
+from streams.supervision.instance import instance_lock
 from streams.supervision.status import ProcessStatus
 from tests.conftest import free_base_port
 
@@ -78,7 +78,7 @@ def test_a_stale_lock_is_no_problem_and_is_told(settings: Settings) -> None:
     (stale,) = instance.lock(settings)
     assert stale.level == "ok"
     assert "stale" in stale.says
-    lock = InstanceLock(settings)
+    lock = instance_lock(settings)
     lock.take()
     (held,) = instance.lock(settings)
     assert f"pid {os.getpid()}" in held.says

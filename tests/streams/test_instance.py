@@ -12,22 +12,22 @@ import pytest
 
 from schemas.errors import ConfigurationError
 from streams.settings import Settings
-from streams.supervision.instance import InstanceLock, holder, listener, refuse_taken_ports
+from streams.supervision.instance import instance_lock, listener, refuse_taken_ports, take_instance
 from tests.conftest import free_base_port
 
 
 def test_the_second_start_names_the_first(tmp_path: Path) -> None:
     """While the lock is held, another start is refused with the holder's pid and what to do."""
     settings = Settings(data=tmp_path)
-    first = InstanceLock(settings)
-    first.take()
+    first = instance_lock(settings)
+    take_instance(first)
     assert first.is_held()
     with pytest.raises(ConfigurationError, match=rf"already runs .*pid {os.getpid()}\b") as caught:
-        InstanceLock(settings).take()
+        take_instance(instance_lock(settings))
     assert "HEADWATER_DATA" in caught.value.hint
     first.release()
-    second = InstanceLock(settings)
-    second.take()
+    second = instance_lock(settings)
+    take_instance(second)
     second.release()
     assert not second.is_held()
 
@@ -36,16 +36,16 @@ def test_a_lock_left_by_a_killed_process_is_no_hindrance(tmp_path: Path) -> None
     """After SIGKILL of the holder its pid is still written there, and the lock can be taken."""
     settings = Settings(data=tmp_path)
     code = (
-        "import os, signal; from streams.supervision.instance import InstanceLock\n"
+        "import os, signal; from streams.supervision.instance import instance_lock\n"
         "from streams.settings import Settings\n"
-        f"InstanceLock(Settings(data={str(tmp_path)!r})).take(); os.kill(os.getpid(), signal.SIGKILL)"
+        f"instance_lock(Settings(data={str(tmp_path)!r})).take(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
-    lock = InstanceLock(settings)
-    assert holder(lock) is not None
+    lock = instance_lock(settings)
+    assert lock.holder() is not None
     assert not lock.is_held()
-    lock.take()
-    assert holder(lock) == os.getpid()
+    take_instance(lock)
+    assert lock.holder() == os.getpid()
     lock.release()
 
 
@@ -53,7 +53,7 @@ def test_a_data_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> N
     """A file in the place of the folder is named, with what to set."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot be written to"):
-        InstanceLock(Settings(data=tmp_path / "file" / "data")).take()
+        take_instance(instance_lock(Settings(data=tmp_path / "file" / "data")))
 
 
 @pytest.mark.parametrize(
