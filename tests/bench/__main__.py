@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from tests.bench.figures import circumstances, say
 
 
@@ -24,6 +26,7 @@ def main(wanted: list[str]) -> int:
     if unknown:
         say(f"no benchmark {', '.join(unknown)}; there are: {', '.join(known)}")
         return 2
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the JSON
     report: dict[str, Any] = {"circumstances": circumstances(), "benchmarks": {}}
     failed = False
     for name in wanted or known:
