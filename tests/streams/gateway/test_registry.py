@@ -20,7 +20,7 @@ from schemas import events as e
 from schemas.codec import Codec, to_headers
 from schemas.envelope import Envelope
 from schemas.registry import load
-from schemas.topics import TOPICS, topic_of
+from schemas.topics import TOPICS, ticks, topic_of
 from streams.keys import admin_key, create
 from streams.producing.producer import Position
 from streams.settings import Settings
@@ -111,6 +111,8 @@ def test_a_foreign_client_decodes_every_topic(client: SchemaRegistryClient, sett
     producer = ConfluentProducer({"bootstrap.servers": settings.bootstrap})
     delivered: dict[str, Any] = {}
     tops = {event: topic_of(event).name for topic in TOPICS for event in topic.events}
+    tops[e.Tick] = ticks("signals")
+    assert tops.keys() == EXAMPLES.keys()
 
     def placed(_: object, message: Any) -> None:
         delivered[message.key().decode()] = message
