@@ -94,6 +94,14 @@ def respond(
     return JSONResponse(problem.model_dump(), status, dict(headers or {}), media_type=MEDIA_TYPE)
 
 
+def _takes(app: FastAPI, request: Request) -> str:
+    """Which parameters the call has, for one who guessed another."""
+    route = request.scope.get("route")
+    operation = app.openapi()["paths"].get(getattr(route, "path", ""), {}).get(request.method.lower(), {})
+    names = [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
+    return f"it takes {', '.join(names)}; see /docs" if names else "see /docs"
+
+
 def install(app: FastAPI, statuses: Mapping[type[e.HeadwaterError], int] | None = None) -> None:
     """Answer every error of `app` with a problem; `statuses` adds to, and goes before, the table above."""
     table = {**STATUS, **(statuses or {})}
@@ -111,7 +119,7 @@ def install(app: FastAPI, statuses: Mapping[type[e.HeadwaterError], int] | None 
         flaws = [Flaw(where=".".join(map(str, f["loc"])), what=f["msg"]) for f in error.errors()]
         status = 400 if any(f["type"] == "json_invalid" for f in error.errors()) else 422
         detail = "; ".join(f"{f.where}: {f.what}" for f in flaws)
-        return respond(request, status, "InvalidRequest", detail, errors=flaws)
+        return respond(request, status, "InvalidRequest", detail, hint=_takes(app, request), errors=flaws)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

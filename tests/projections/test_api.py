@@ -271,6 +271,13 @@ async def test_bad_questions_get_a_problem(
     assert body["instance"] == path.partition("?")[0]
 
 
+async def test_a_guessed_parameter_is_answered_with_those_there_are(client: httpx.AsyncClient) -> None:
+    """Who filters by a name that the call does not have is told the names that it has."""
+    answer = (await client.get("/v1/runs", params={"agent_id": "a"})).json()
+    assert answer["errors"][0]["where"] == "query.agent_id"
+    assert {"agent", "outcome"} <= set(answer["hint"].removeprefix("it takes ").partition(";")[0].split(", "))
+
+
 async def test_a_cursor_is_of_its_filters_and_list(client: httpx.AsyncClient) -> None:
     """A cursor is refused for other filters, another list, or another project."""
     page = (await client.get("/v1/events", params={"limit": 2, "topic": "agent.runs"})).json()
