@@ -106,7 +106,7 @@ class Codec:
     def decode_record(self, record: Record) -> Decoded:
         """A record's key, event and envelope. Raises DecodeError."""
         event = self.decode(record.value)
-        return Decoded(decode_key(record.key), event, typed(_envelope_of(record), type(event).__name__))
+        return Decoded(decode_key(record.key), event, _envelope_of(record, type(event).__name__))
 
     def _reader(self, value: bytes | None) -> tuple[type[Event], Any, Any]:
         if value is None or len(value) < 5 or value[0] != 0:
@@ -124,19 +124,15 @@ class Codec:
             ) from None
 
 
-def _envelope_of(record: Record) -> Envelope:
-    """What the record's headers say, and nothing of its value. Raises DecodeError."""
-    return from_headers(
+def _envelope_of(record: Record, event_type: str) -> Envelope:
+    """The record's envelope; its type is the schema's where the producer gave none."""
+    envelope = from_headers(
         record.headers,
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         timestamp=record.timestamp,
     )
-
-
-def typed(envelope: Envelope, event_type: str) -> Envelope:
-    """The envelope with the schema's type where the producer gave none. Raises DecodeError where they differ."""
     if envelope.type == event_type:
         return envelope
     if envelope.type:
@@ -161,13 +157,4 @@ def explain(error: ValidationError) -> str:
     )
 
 
-__all__ = [
-    "Codec",
-    "Decoded",
-    "Envelope",
-    "Record",
-    "decode_key",
-    "explain",
-    "to_headers",
-    "typed",
-]
+__all__ = ["Codec", "Decoded", "Envelope", "Record", "decode_key", "explain", "to_headers"]

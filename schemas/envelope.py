@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time as _time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -100,8 +100,7 @@ def from_headers(
     timestamp (seconds) its time. Raises DecodeError where a header is there and makes no sense.
     """
     get = dict(headers).get
-    id_, source, type_, time = get("ce_id"), get("ce_source"), get("ce_type"), get("ce_time")
-    project, subject, traceparent = get("ce_project"), get("ce_subject"), get("traceparent")
+    type_, time, subject, traceparent = get("ce_type"), get("ce_time"), get("ce_subject"), get("traceparent")
     correlation, causation, replay_of = get("ce_correlationid"), get("ce_causationid"), get("ce_replayof")
     clock = get("ce_clock", b"live")
     if clock not in _CLOCKS:
@@ -109,12 +108,13 @@ def from_headers(
             f"bad CloudEvents header: ce_clock is {clock!r}, expected live or replay", hint=_HEADERS_HINT
         )
     try:
+        project, source, id_ = _name(get, topic, partition, offset)
         return Envelope(
-            id=id_.decode() if id_ else f"{topic}-{partition}-{offset}",
-            source=source.decode() if source and id_ else f"kafka:{topic}",
+            id=id_,
+            source=source,
             type=type_.decode() if type_ else "",
             time=parse_time(time.decode()) if time else timestamp,
-            project=project.decode() if project else DEFAULT_PROJECT,
+            project=project,
             subject=subject.decode() if subject else None,
             correlation_id=correlation.decode() if correlation else None,
             causation_id=causation.decode() if causation else None,
@@ -132,8 +132,10 @@ def name_in(headers: Iterable[tuple[str, bytes]], *, topic: str, partition: int,
     Raises UnicodeDecodeError.
     """
     get = dict(headers).get
-    if get("ce_replayof"):
-        return None
+    return None if get("ce_replayof") else _name(get, topic, partition, offset)
+
+
+def _name(get: Callable[[str], bytes | None], topic: str, partition: int, offset: int) -> Name:
     id_, source, project = get("ce_id"), get("ce_source"), get("ce_project")
     return (
         project.decode() if project else DEFAULT_PROJECT,

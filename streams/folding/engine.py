@@ -14,7 +14,7 @@ from processors.fold import Fold, Wake
 from schemas import events as e
 from schemas import topics
 from schemas.codec import Codec, Decoded, Record
-from schemas.envelope import Envelope, Name, derived_id, name_in, to_headers
+from schemas.envelope import Envelope, derived_id, name_in, to_headers
 from schemas.errors import RecordTooLarge
 from streams.folding import letters
 from streams.folding.log import Send
@@ -135,19 +135,14 @@ class Engine:
         if self._window is None or Skip("", record.offset) in self.skips:
             return
         try:
-            name = self._name(record)
+            if not self.stateful:  # skips tell what could not be decoded then; here it is seen anew
+                self.codec.decode_record(record)
+            topic, partition, offset = record.topic, record.partition, record.offset
+            name = name_in(record.headers, topic=topic, partition=partition, offset=offset)
         except Exception:  # noqa: BLE001 - as in `process`; it is a dead letter already, and has no id
             return
         if name is not None:
             self._window.seen(name, record.offset)
-
-    def _name(self, record: Record) -> Name | None:
-        """For the duplicate window; None where the record is addressed to one fold."""
-        if self.stateful:  # then skips tell what could not be decoded; elsewhere that is seen anew
-            topic, partition, offset = record.topic, record.partition, record.offset
-            return name_in(record.headers, topic=topic, partition=partition, offset=offset)
-        envelope = self.codec.decode_record(record).envelope
-        return envelope.name if envelope.replay_of is None else None
 
     def _call(
         self,

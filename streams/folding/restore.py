@@ -13,7 +13,7 @@ from schemas import events as e
 from schemas import topics
 from streams.folding.engine import Engine
 from streams.folding.log import Log, Step
-from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, STATE_PREFIX, state_prefix
+from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, state_prefix
 from streams.folding.slot import Slot
 from streams.folding.snapshots import Marker, Sealer, Skip, Snapshot, SnapshotRefused, load_state
 from streams.folding.wakes import LIVE
@@ -99,15 +99,13 @@ class Restore:
         self, saved: dict[bytes, bytes], marker: Marker | None, first: int, position: int
     ) -> int:
         """Take each fold's snapshots if all of them are usable; returns from where to fold."""
-        by_fold: dict[bytes, dict[bytes, bytes]] = {}
-        for key, value in saved.items():
-            by_fold.setdefault(key[: key.find(b"\x00", len(STATE_PREFIX)) + 1], {})[key] = value
         complete = True
         for slot in self.engine.slots:
             if marker is None or slot.fold.state is None:
                 continue
             try:
-                values = by_fold.get(state_prefix(slot.fold.name), {})
+                prefix = state_prefix(slot.fold.name)
+                values = {key: value for key, value in saved.items() if key.startswith(prefix)}
                 usable = await self._usable(slot, values, marker, position)
             except SnapshotRefused as error:
                 self._refold(slot.fold.name, str(error))

@@ -174,9 +174,8 @@ class PartitionTask:
         while True:
             assert self.engine is not None
             try:
-                if records and records[0].offset < self.engine.position:  # it restored beyond them
-                    records = [r for r in records if r.offset >= self.position]
-                sends = self.engine.process(records)
+                position = self.engine.position
+                sends = self.engine.process([r for r in records if r.offset >= position])
                 self._step("batch.folded")
                 await self._commit(sends)
                 break

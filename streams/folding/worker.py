@@ -29,7 +29,7 @@ from streams.settings import Settings
 
 log = structlog.get_logger()
 SESSION_TIMEOUT_MS = 6_000
-BATCH = 1000
+BATCH = 1_000
 """Records folded in one transaction at most: so few that heartbeats get their turn."""
 _FETCH_WAIT_MS = 200
 _FULL_S = 0.01
