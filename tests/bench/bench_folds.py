@@ -23,7 +23,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from streams.settings import Settings
 from tests.bench.figures import figure, middle, say
-from tests.bench.ground import PARTITIONS, Ground, cpu_s, ground, preload, python, stop, taking_turns
+from tests.bench.ground import PARTITIONS, Ground, cpu_s, ground, preload, python, taking_turns
 from tests.bench.job import AGENTS, EVERY, TOOLS, records
 from tests.bench.peers import environment
 from tests.bench.peers.first import First
@@ -133,28 +133,17 @@ def _measure(place: Ground, name: str, events: int, command: Command) -> dict[st
 def _overhead(place: Ground, events: int, command: Command) -> float:
     """Percent of CPU time that an event takes longer in an engine than in a plain loop, while they take turns."""
     # More than the engine needs: the plain loop is the faster one, and must not run out before it.
-    plain = subprocess.Popen(
-        ["taskset", "-c", str(place.core), *map(str, python(f"{PEERS}.pure", 2 * events))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=place.environment(place.settings("")),
-    )
-    assert plain.stdin is not None
-    assert plain.stdout is not None
-    try:
+    loop = python(f"{PEERS}.pure", 2 * events)
+    with place.engine(place.settings(""), loop, [place.core]) as plain:
+        assert plain.stdout is not None
         plain.stdout.readline()
         with _engine(place, events, command) as (settings, process):
             begun: dict[str, float] = {}
             _listen(process, begun)
-            plain.stdin.write("go\n")
-            plain.stdin.flush()
             with taking_turns(process.pid, plain.pid):
                 _, cpu = _until_visible(settings, events // EVERY, process)
         plain.send_signal(signal.SIGTERM)
         pure = json.loads(plain.stdout.readline())["cpu_us_per_event"]
-    finally:
-        stop(plain)
     ours = (cpu - begun["cpu"]) / events * 1e6
     say(f"in turns: pure {pure:.1f} µs CPU an event, engine {ours:.1f}")
     return float(100 * (ours / pure - 1))
