@@ -18,11 +18,11 @@ from schemas import topics
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams.admin import declared, require_topics
-from streams.folding.kafka_log import KafkaLog
-from streams.folding.log import Step
 from streams.folding.report import report
 from streams.folding.task import PartitionTask
-from streams.folding.worker import Worker
+from streams.partitions.kafka_log import KafkaLog
+from streams.partitions.log import Step
+from streams.partitions.worker import Worker
 from streams.settings import Settings
 from streams.supervision.status import ProcessStatus
 
@@ -99,7 +99,7 @@ class Runner:
         self._codec = Codec(max_record_bytes=settings.max_record_bytes)
         self._secret = secret_of(settings)
         self._step = crash_points()
-        self.worker = Worker(settings, group, self._topics, self._task, self._step)
+        self.worker: Worker[PartitionTask] = Worker(settings, group, self._topics, self._task, self._step)
 
     def _task(self, topic: str, partition: int) -> PartitionTask:
         def of_topic() -> list[Fold[Any]]:

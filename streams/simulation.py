@@ -20,9 +20,9 @@ from schemas.codec import Codec, Decoded, Record
 from schemas.envelope import Clock, Envelope, to_headers
 from schemas.errors import HeadwaterError
 from schemas.events import Event
-from streams.folding.log import Fenced, LogUnavailable
-from streams.folding.memory_log import MemoryLog
 from streams.folding.task import PartitionTask
+from streams.partitions.log import Fenced, LogUnavailable
+from streams.partitions.memory_log import MemoryLog
 
 _STEP_LIMIT = 200_000
 

@@ -16,8 +16,8 @@ from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.errors import BrokerUnavailable, DecodeError, HeadwaterError
 from schemas.events import DeadLetter
-from streams.folding.kafka_log import KafkaLog
 from streams.kafka import client_options, patiently
+from streams.partitions.kafka_log import KafkaLog
 from streams.producing.producer import Position
 from streams.settings import Settings
 

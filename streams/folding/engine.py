@@ -16,12 +16,12 @@ from schemas import topics
 from schemas.codec import Codec, Decoded, Record
 from schemas.envelope import Envelope, derived_id, name_in, to_headers
 from schemas.errors import RecordTooLarge
-from streams.folding import letters
-from streams.folding.log import Send
 from streams.folding.slot import Slot, Spoilt
 from streams.folding.snapshots import Skip, Snapshot
 from streams.folding.wakes import LIVE, Wakes
 from streams.folding.window import Window
+from streams.partitions import letters
+from streams.partitions.log import Send
 
 CLAMP_S = 300.0
 """A live event's time may be this far ahead of the broker's; beyond, it is set back and counted."""

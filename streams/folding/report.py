@@ -10,14 +10,15 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from streams.folding.worker import Worker
+from streams.folding.task import PartitionTask
+from streams.partitions.worker import Worker
 from streams.supervision.metrics import REGISTRY
 from streams.supervision.status import ProcessStatus
 
 INTERVAL_S = 1.0
 
 
-def facts(worker: Worker) -> dict[str, Any]:
+def facts(worker: Worker[PartitionTask]) -> dict[str, Any]:
     """Partitions, and by fold: events, outputs, dead letters, µs an event, lag, longest restore."""
     folds: dict[str, dict[str, Any]] = {}
     total_lag = 0
@@ -55,7 +56,7 @@ def facts(worker: Worker) -> dict[str, Any]:
 class FoldMetrics(Collector):
     """The same for Prometheus, computed when asked."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker[PartitionTask]) -> None:
         self._worker = worker
 
     def collect(self) -> Iterator[Metric]:
@@ -85,7 +86,7 @@ class FoldMetrics(Collector):
         yield ready
 
 
-async def report(worker: Worker, status: ProcessStatus) -> None:
+async def report(worker: Worker[PartitionTask], status: ProcessStatus) -> None:
     """Write the status every second until cancelled."""
     collector = FoldMetrics(worker)
     REGISTRY.register(collector)

@@ -12,12 +12,12 @@ import structlog
 from schemas import events as e
 from schemas import topics
 from streams.folding.engine import Engine
-from streams.folding.log import Log, Step
 from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, state_prefix
 from streams.folding.slot import Slot
 from streams.folding.snapshots import Marker, Sealer, Skip, Snapshot, SnapshotRefused, load_state
 from streams.folding.wakes import LIVE
 from streams.folding.window import WINDOW
+from streams.partitions.log import Log, Step
 
 log = structlog.get_logger()
 _BREATHE = 64

@@ -11,9 +11,9 @@ import structlog
 from schemas import topics
 from schemas.errors import RecordTooLarge
 from streams.folding.engine import Engine
-from streams.folding.log import Send
 from streams.folding.slot import Slot
 from streams.folding.snapshots import Marker, Sealer, Skip, Snapshot, dump_state
+from streams.partitions.log import Send
 
 log = structlog.get_logger()
 INTERVAL_S = 5.0

@@ -23,12 +23,12 @@ from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, derived_id, to_headers
 from schemas.errors import OffsetOutOfRange
 from streams.folding.engine import Engine, Poison
-from streams.folding.log import Log, Send, Step, Transactions
 from streams.folding.restore import Restore
 from streams.folding.rounds import INTERVAL_S, Rounds
 from streams.folding.slot import FoldStats, Slot, Spoilt, Unreadable
 from streams.folding.snapshots import Sealer, Skip
 from streams.folding.wakes import LIVE
+from streams.partitions.log import Log, Send, Step, Transactions
 
 log = structlog.get_logger()
 
@@ -116,6 +116,9 @@ class PartitionTask:
         if self.engine is None or self._transactions is None:
             return False
         return await self._log.committed(self.topic.name, self.partition) == self.engine.position
+
+    async def suspend(self) -> None:
+        """Between batches nothing is under way."""
 
     async def discard(self) -> None:
         """Throw state and right to write away; the next `assign` starts from the log."""

@@ -12,9 +12,9 @@ from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.envelope import Clock, Envelope, Headers, to_headers
 from streams.folding.engine import Engine
-from streams.folding.memory_log import MemoryLog
 from streams.folding.snapshots import dump_state
 from streams.folding.task import PartitionTask
+from streams.partitions.memory_log import MemoryLog
 from streams.simulation import Crash
 
 CODEC = Codec()

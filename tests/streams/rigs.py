@@ -13,10 +13,10 @@ from schemas import topics
 from schemas.codec import Record
 from schemas.envelope import Headers
 from streams.admin import TopicSpec, declared, ensure_topics
-from streams.folding.kafka_log import KafkaLog
-from streams.folding.log import Log
-from streams.folding.memory_log import MemoryLog
 from streams.kafka import client_options
+from streams.partitions.kafka_log import KafkaLog
+from streams.partitions.log import Log
+from streams.partitions.memory_log import MemoryLog
 from streams.settings import Settings
 from tests.streams.harness import CHANGELOG, SIGNALS, TICKS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.folding.assignor import Member, Place, share_out
+from streams.partitions.assignor import Member, Place, share_out
 
 TOPICS = {"agent.messages": range(2), "agent.runs": range(2), "signals": range(8), "faults": range(1)}
 NAMES = ["a", "b", "c", "d", "e"]

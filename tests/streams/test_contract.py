@@ -12,8 +12,8 @@ import pytest
 from schemas import events as e
 from schemas import topics
 from schemas.envelope import Envelope, to_headers
-from streams.folding.log import Fenced, LogUnavailable, Send
 from streams.folding.task import PartitionTask
+from streams.partitions.log import Fenced, LogUnavailable, Send
 from streams.producing.partitioner import partition_for
 from streams.settings import Settings
 from streams.simulation import Crash

@@ -13,8 +13,8 @@ from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, Headers, from_headers, to_headers
 from streams.folding.engine import CLAMP_S, Engine, Poison
-from streams.folding.log import Send
 from streams.folding.snapshots import Skip
+from streams.partitions.log import Send
 from tests.streams.folds import CURSED, TOO_LOUD, UNLUCKY, Chain, Echo, Links, Loud, Silence, found
 from tests.streams.harness import CODEC, signal
 

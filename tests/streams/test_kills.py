@@ -26,8 +26,8 @@ from schemas.codec import Codec
 from schemas.envelope import Envelope, to_headers
 from streams.admin import declared, ensure_topics
 from streams.broker import Broker
-from streams.folding.kafka_log import KafkaLog
 from streams.kafka import client_options, patiently
+from streams.partitions.kafka_log import KafkaLog
 from streams.runner import GROUP, Runner
 from streams.settings import Settings
 from streams.simulation import Simulation

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streams.folding.log import Fenced, Send
-from streams.folding.memory_log import MemoryLog
+from streams.partitions.log import Fenced, Send
+from streams.partitions.memory_log import MemoryLog
 
 
 def nothing(_: str) -> None:

@@ -14,8 +14,8 @@ from schemas import events as e
 from schemas import topics
 from streams.folding import snapshots
 from streams.folding.engine import Engine
-from streams.folding.log import Send
 from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, STATE_PREFIX
+from streams.partitions.log import Send
 from streams.simulation import Crash
 from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Learned, Links, Silence
 from tests.streams.harness import ALWAYS, CHANGELOG, CODEC, NEVER, SIGNALS, TICKS, Partition, states

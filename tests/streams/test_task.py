@@ -12,8 +12,8 @@ from processors.fold import Fold, Output
 from schemas import events as e
 from schemas import topics
 from schemas.errors import OffsetOutOfRange
-from streams.folding.log import Fenced, LogUnavailable
-from streams.folding.memory_log import MemoryLog
+from streams.partitions.log import Fenced, LogUnavailable
+from streams.partitions.memory_log import MemoryLog
 from streams.simulation import Crash
 from tests.streams.folds import CURSED, TOO_LOUD, UNLUCKY, Chain, Echo, Loud, Silence, value_of
 from tests.streams.harness import ALWAYS, CHANGELOG, NEVER, SIGNALS, TICKS, Partition, states
@@ -44,7 +44,7 @@ def folds() -> list[Fold[Any]]:
 async def life(bed: Partition, *, crash: str = "", error: Any = None, at: int = 0) -> bool:
     """Two rounds of records (poison among them) and silence; whether `crash`, armed at turn `at`, came about.
 
-    A dead worker is replaced, one whose log failed assigns anew, as `streams.folding.worker` does.
+    A dead worker is replaced, one whose log failed assigns anew, as `streams.partitions.worker` does.
     """
     task, turn = bed.task(), 0
     for _ in range(2):
@@ -278,7 +278,7 @@ class Shortened(MemoryLog):
     """A log that starts at offset 5."""
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         _, end = await super().bounds(topic, partition)
         return (5 if topic == SIGNALS else 0), end
 

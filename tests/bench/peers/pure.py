@@ -14,7 +14,7 @@ import time
 
 from schemas import events as e
 from schemas.codec import Codec, Record
-from streams.folding.worker import BATCH
+from streams.partitions.worker import BATCH
 from streams.producing.partitioner import partition_for
 from streams.runner import tune_garbage_collection
 from tests.bench.ground import PARTITIONS

@@ -12,8 +12,8 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.codec import Record
-from streams.folding.log import Fenced, LogUnavailable, Send, Step
 from streams.kafka import client_options, patiently, records_of
+from streams.partitions.log import Fenced, LogUnavailable, Send, Step
 from streams.producing.partitioner import partition_for
 from streams.settings import Settings
 
@@ -26,7 +26,7 @@ RETRY_BACKOFF_MS = 10
 
 
 class KafkaLog:
-    """See `streams.folding.log.Log`; `group` is without namespace. One instance serves all tasks of a process."""
+    """See `streams.partitions.log.Log`; `group` is without namespace. One instance serves all tasks of a process."""
 
     def __init__(self, settings: Settings, group: str = "folds") -> None:
         self.settings = settings
@@ -58,7 +58,7 @@ class KafkaLog:
         )
 
     async def fence(self, topic: str, partition: int, step: Step) -> KafkaTransactions:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         producer = AIOKafkaProducer(
             **self._options,
             transactional_id=f"{self.group}.{topic}.{partition}",
@@ -81,7 +81,7 @@ class KafkaLog:
         return KafkaTransactions(self, producer, topic, partition, step)
 
     async def committed(self, topic: str, partition: int) -> int | None:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         consumer = self._connected()
         tp = TopicPartition(self.settings.named(topic), partition)
         async with self._meta_lock:
@@ -91,7 +91,7 @@ class KafkaLog:
         return offset
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         consumer = self._connected()
         tp = TopicPartition(self.settings.named(topic), partition)
 
@@ -103,7 +103,7 @@ class KafkaLog:
         return await patiently("reading offsets", ask, DEADLINE_S)
 
     async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         if start >= end:
             return
         tp = TopicPartition(self.settings.named(topic), partition)
@@ -130,7 +130,7 @@ class KafkaLog:
 
 
 class KafkaTransactions:
-    """See `streams.folding.log.Transactions`."""
+    """See `streams.partitions.log.Transactions`."""
 
     def __init__(
         self, log: KafkaLog, producer: AIOKafkaProducer, topic: str, partition: int, step: Step
@@ -142,7 +142,7 @@ class KafkaTransactions:
         self._step = step
 
     async def commit(self, sends: Sequence[Send], next_offset: int) -> None:
-        """See `streams.folding.log.Transactions`."""
+        """See `streams.partitions.log.Transactions`."""
         try:
             await asyncio.wait_for(self._commit(sends, next_offset), COMMIT_DEADLINE_S)
         except ProducerFenced as error:
@@ -209,7 +209,7 @@ class KafkaTransactions:
         )
 
     async def close(self) -> None:
-        """See `streams.folding.log.Transactions`."""
+        """See `streams.partitions.log.Transactions`."""
         await _stop(self._producer)
 
 

@@ -6,7 +6,7 @@ from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.envelope import DEFAULT_PROJECT, Envelope, derived_id, to_headers
 from schemas.events import DeadLetter
-from streams.folding.log import Send
+from streams.partitions.log import Send
 
 _MESSAGE_CHARS = 4096
 

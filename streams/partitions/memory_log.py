@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from schemas.codec import Record
 from schemas.envelope import Headers
-from streams.folding.log import Fenced, Send, Step
+from streams.partitions.log import Fenced, Send, Step
 from streams.producing.partitioner import partition_for
 
 
@@ -70,7 +70,7 @@ class MemoryLog:
                 yield entry.record
 
     async def fence(self, topic: str, partition: int, step: Step) -> MemoryTransactions:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         writer = (topic, partition)
         self._epochs[writer] = self._epochs.get(writer, 0) + 1
         self._before.pop(writer, None)
@@ -80,16 +80,16 @@ class MemoryLog:
         return MemoryTransactions(self, writer, self._epochs[writer], step)
 
     async def committed(self, topic: str, partition: int) -> int | None:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         true = self.positions.get((topic, partition))
         return true if self.prompt else self._before.get((topic, partition), true)
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         return 0, self._stable_end(topic, partition)
 
     async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
-        """See `streams.folding.log.Log`."""
+        """See `streams.partitions.log.Log`."""
         found = [r for r in self.records(topic, partition, start) if r.offset < end]
         for i in range(0, len(found), 7):  # small batches, so that their borders are met
             yield found[i : i + 7]
@@ -141,7 +141,7 @@ class MemoryLog:
 
 
 class MemoryTransactions:
-    """See `streams.folding.log.Transactions`."""
+    """See `streams.partitions.log.Transactions`."""
 
     def __init__(self, log: MemoryLog, writer: tuple[str, int], epoch: int, step: Step) -> None:
         self._log = log
@@ -150,7 +150,7 @@ class MemoryTransactions:
         self._step = step
 
     async def commit(self, sends: Sequence[Send], next_offset: int) -> None:
-        """See `streams.folding.log.Transactions`."""
+        """See `streams.partitions.log.Transactions`."""
         transaction = self._log.begin(self._writer, self._epoch)
         self._step("commit.begun")
         for number, send in enumerate(sends):
@@ -167,7 +167,7 @@ class MemoryTransactions:
         self._step("commit.done")
 
     async def close(self) -> None:
-        """See `streams.folding.log.Transactions`."""
+        """See `streams.partitions.log.Transactions`."""
 
 
 def _visible(entry: _Entry) -> bool:

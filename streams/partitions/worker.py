@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -21,10 +21,9 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 
 from schemas.codec import Record
 from schemas.errors import HeadwaterError
-from streams.folding.assignor import EvenAssignor
-from streams.folding.log import Step
-from streams.folding.task import PartitionTask
 from streams.kafka import client_options, patiently, records_of
+from streams.partitions.assignor import EvenAssignor
+from streams.partitions.log import Step
 from streams.settings import Settings
 
 log = structlog.get_logger()
@@ -44,10 +43,39 @@ _RETRY_S = 0.5
 _SUSPEND_S = 8.0
 
 
-class Pump:
+class Task(Protocol):
+    """What is done with one partition. Whatever `handle` or `idle` raises, the task is discarded and assigned anew."""
+
+    restore_s: float
+    """How long the last `assign` took to bring its state back, seconds."""
+
+    @property
+    def position(self) -> int:
+        """Offset of the next record that it wants."""
+
+    async def assign(self) -> None:
+        """Take the partition over: fence, read the position, restore."""
+
+    async def handle(self, records: Sequence[Record]) -> None:
+        """Take records in order, and commit."""
+
+    async def idle(self, position: int = 0) -> None:
+        """Do what is due without a record; `position` is where a reader stands that has met none since."""
+
+    async def suspend(self) -> None:
+        """The partition may go elsewhere in a moment: bring to an end what can be ended soon."""
+
+    async def discard(self) -> None:
+        """Throw state and right to write away."""
+
+
+T = TypeVar("T", bound=Task)
+
+
+class Pump(Generic[T]):
     """Feeds one task: brings it up, gives it batches, and starts over when the log faults."""
 
-    def __init__(self, task: PartitionTask, tp: TopicPartition, consumer: AIOKafkaConsumer) -> None:
+    def __init__(self, task: T, tp: TopicPartition, consumer: AIOKafkaConsumer) -> None:
         self.task = task
         self.tp = tp
         self.ready = False
@@ -72,6 +100,10 @@ class Pump:
         self._inbox.extend(records)
         self._arrived.set()
 
+    def nudge(self) -> None:
+        """The task has something to commit that no record led to: give it a turn soon."""
+        self._arrived.set()
+
     async def stop(self) -> None:
         """Let the batch in hand be committed, then stop. What hangs is cut off and its state discarded."""
         self._stopping = True
@@ -89,6 +121,7 @@ class Pump:
                 await self._bring_up()
                 while not self._stopping:
                     await self._once()
+                await self.task.suspend()
             except HeadwaterError as error:
                 log.warning("task.restart", topic=self.tp.topic, partition=self.tp.partition, why=str(error))
                 await self._down()
@@ -153,7 +186,7 @@ class Pump:
             self._settled = True
 
 
-class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+class Worker(ConsumerRebalanceListener, Generic[T]):  # type: ignore[misc]  # aiokafka ships no types
     """Runs the tasks of the partitions that the group gives to this process."""
 
     def __init__(
@@ -161,12 +194,12 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         settings: Settings,
         group: str,
         topics: Collection[str],
-        make_task: Callable[[str, int], PartitionTask],
+        make_task: Callable[[str, int], T],
         step: Step = lambda _: None,
     ) -> None:
         self.settings = settings
-        self.pumps: dict[TopicPartition, Pump] = {}
-        self._kept: dict[TopicPartition, PartitionTask] = {}
+        self.pumps: dict[TopicPartition, Pump[T]] = {}
+        self._kept: dict[TopicPartition, T] = {}
         self._group = group
         self._topics = [settings.named(t) for t in topics]
         self._make_task = make_task
@@ -185,6 +218,12 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             return 0
         end = self._consumer.last_stable_offset(tp)
         return max(0, end - pump.task.position) if end is not None else 0
+
+    def nudge(self, topic: str, partition: int) -> None:
+        """A task has something to commit that no record led to."""
+        pump = self.pumps.get(TopicPartition(self.settings.named(topic), partition))
+        if pump is not None:
+            pump.nudge()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`; raises what is beyond retrying."""
