@@ -252,14 +252,18 @@ class Tick(Event):
 
 
 class DeadLetter(Event):
-    """A record that could not be decoded, or on which a fold raised; kept whole, with its cause."""
+    """A record that could not be decoded, that a fold raised on, or of which an effect failed for good.
+
+    Kept whole, with its cause.
+    """
 
     topic: Name
     partition: Annotated[int, Field(ge=0)]
     offset: Annotated[int, Field(ge=0)]
-    fold: Annotated[Name | None, Field(description="The fold that raised; null: no fold could read it.")] = (
-        None
-    )
+    fold: Annotated[
+        Name | None,
+        Field(description="The fold or reactor that could not take it; null: nobody could read it."),
+    ] = None
     error_type: Name
     error_message: str = ""
     key: bytes | None = None
@@ -267,8 +271,83 @@ class DeadLetter(Event):
     headers: dict[str, bytes] = {}
 
 
+class _Effect(Event):
+    """What events about one effect have in common."""
+
+    reactor: Name
+    effect_id: Annotated[
+        Name, Field(description="The idempotency key: made of the causing event, so it never changes.")
+    ]
+    target: Annotated[Name, Field(description="What is acted on, such as a webhook's id.")]
+    attempt: Annotated[int, Field(ge=0, description="Counts calls; 0: none was made yet.")]
+
+
+class EffectIntended(_Effect):
+    """A reactor is about to act. Without a later event of this attempt, whether it did is unknown."""
+
+    idempotent: Annotated[
+        bool, Field(description="Whether the target does the same once when it is asked twice.")
+    ]
+
+
+class EffectDeferred(_Effect):
+    """An attempt did not succeed, or could not be made yet; there will be another."""
+
+    until: Annotated[Finite, Field(description="Not before, seconds since 1970-01-01 UTC.")]
+    error_type: Name
+    error_message: str = ""
+
+
+class EffectCompleted(_Effect):
+    """Nothing more will be tried.
+
+    `unknown`: the call may have acted and must not be repeated; `dropped`: nobody wants it any more.
+    """
+
+    outcome: Literal["succeeded", "failed", "unknown", "dropped"]
+    detail: Annotated[str, Field(description="What the target said, in short.")] = ""
+    error_type: Name | None = None
+    error_message: str = ""
+    latency_ms: Latency | None = None
+
+
+class WebhookRegistered(Event):
+    """A project wants findings sent to a URL; the newest registration of an id counts."""
+
+    webhook_id: Name
+    url: Annotated[str, Field(min_length=1, max_length=2048)]
+    types: Annotated[list[str], Field(description="Event types; empty: every finding.")] = []
+    severity: Annotated[
+        Severity | None, Field(description="The least that is sent, where events have one.")
+    ] = None
+    components: Annotated[
+        list[str], Field(description="Beginnings of components' names; empty: every component.")
+    ] = []
+    idempotent: Annotated[
+        bool, Field(description="Whether a delivery with a known Idempotency-Key does nothing there.")
+    ] = True
+    secret_version: Annotated[int, Field(ge=1, description="The signing secret is derived from it.")] = 1
+    description: str = ""
+
+
+class WebhookTested(Event):
+    """Somebody wants to see that a webhook works: this event is sent to it."""
+
+    test_id: Name
+    webhook_id: Name
+
+
+class WebhookRemoved(Event):
+    """A webhook gets nothing any more; what was not yet delivered is dropped."""
+
+    webhook_id: Name
+    reason: str = ""
+
+
 EVENT_TYPES: tuple[type[Event], ...] = tuple(
-    t for t in list(globals().values()) if isinstance(t, type) and issubclass(t, Event) and t is not Event
+    t
+    for name, t in list(globals().items())
+    if isinstance(t, type) and issubclass(t, Event) and t is not Event and not name.startswith("_")
 )
 BY_NAME: dict[str, type[Event]] = {t.__name__: t for t in EVENT_TYPES}
 NAMESPACE: str = "headwater"

@@ -8,7 +8,7 @@ from typing import Literal
 from schemas import events as e
 from schemas.errors import InvalidEvent
 
-Kind = Literal["raw", "keyed", "derived", "internal"]
+Kind = Literal["raw", "keyed", "derived", "control"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Topic:
     """An ordered log of events.
 
     `events` maps each event type that belongs here to the field that keys it. Raw topics may be
-    written by any client with any partitioner; keyed and derived ones are written by folds alone.
+    written by any client with any partitioner; keyed and derived ones are written by folds and
+    reactors alone, control ones by the door or command that each belongs to.
     `config` holds Kafka topic settings beyond the common ones (see `streams.admin`).
     """
 
@@ -63,12 +64,24 @@ FAULTS = Topic(
 SIGNALS = Topic("signals", "keyed", {e.Signal: "component"}, "what events say about components")
 ANOMALIES = Topic("anomalies", "derived", {e.AnomalyDetected: "component"}, "what left its usual course")
 DEAD_LETTERS = Topic(
-    "headwater.dead-letters", "derived", {e.DeadLetter: "topic"}, "records no fold could take"
+    "headwater.dead-letters", "derived", {e.DeadLetter: "topic"}, "records that nobody could take"
+)
+EFFECTS = Topic(
+    "effects",
+    "derived",
+    {e.EffectIntended: "target", e.EffectDeferred: "target", e.EffectCompleted: "target"},
+    "what reactors did in the outside world",
+)
+WEBHOOKS = Topic(
+    "headwater.webhooks",
+    "control",
+    {e.WebhookRegistered: "webhook_id", e.WebhookRemoved: "webhook_id", e.WebhookTested: "test_id"},
+    "where findings are sent",
 )
 
 TOPICS: tuple[Topic, ...] = (
     LIFECYCLE, MESSAGES, ERRORS, METRICS, TOOL_CALLS, LLM_CALLS, RUNS, FAULTS,
-    SIGNALS, ANOMALIES, DEAD_LETTERS,
+    SIGNALS, ANOMALIES, DEAD_LETTERS, EFFECTS, WEBHOOKS,
 )  # fmt: skip
 BY_NAME: dict[str, Topic] = {t.name: t for t in TOPICS}
 RAW: tuple[Topic, ...] = tuple(t for t in TOPICS if t.kind == "raw")
@@ -83,6 +96,11 @@ def changelog(topic: str) -> str:
 def ticks(topic: str) -> str:
     """Name of the topic that records the ticks given to the folds that read `topic`."""
     return f"{topic}.ticks"
+
+
+def ledger(reactor: str) -> str:
+    """Name of the compacted topic that keeps what a reactor intends and has done."""
+    return f"reactors.{reactor}.ledger"
 
 
 def topic_of(event_type: type[e.Event]) -> Topic:

@@ -16,6 +16,8 @@ from processors.fold import Fold
 from schemas import topics
 from schemas.errors import ConfigurationError
 from streams.kafka import client_options, patiently
+from streams.reactors.catalog import reactors as catalog
+from streams.reactors.reactor import Reactor
 from streams.settings import Settings
 
 DEADLINE_S = 30.0
@@ -39,17 +41,21 @@ class TopicSpec:
     config: dict[str, str]
 
 
-def declared(settings: Settings, of: Iterable[Fold[Any]] | None = None) -> list[TopicSpec]:
-    """Every topic that is needed: the declared ones, and two for each topic that stateful folds read.
+def declared(
+    settings: Settings,
+    of: Iterable[Fold[Any]] | None = None,
+    reactors: Iterable[Reactor] | None = None,
+) -> list[TopicSpec]:
+    """Every topic that is needed: the declared ones, two for each that stateful folds read, reactors' ledgers.
 
-    `of` are the folds; the product's and the user's where none are given.
+    `of` are the folds and `reactors` the reactors; the product's and the user's where none are given.
     """
     common = {
         # The broker's time is the one clock that all records share; event time is in ce_time.
         "message.timestamp.type": "LogAppendTime",
         "max.message.bytes": str(settings.max_record_bytes + 64 * 1024),
     }
-    counts = {"raw": settings.raw_partitions}
+    counts = {"raw": settings.raw_partitions, "control": 1}
     specs = [
         TopicSpec(t.name, counts.get(t.kind, settings.partitions), common | _KEPT | t.config)
         for t in topics.TOPICS
@@ -57,15 +63,21 @@ def declared(settings: Settings, of: Iterable[Fold[Any]] | None = None) -> list[
     stateful = {
         t.name for fold in (folds() if of is None else of) if fold.state is not None for t in fold.topics
     }
-    # A dead letter wraps a whole record, with its key and headers.
+    # A dead letter wraps a whole record, with its key and headers; so does an effect in its ledger.
+    wrapping = {"max.message.bytes": str(settings.max_record_bytes + LETTER_BYTES)}
     for spec in specs:
         if spec.name == topics.DEAD_LETTERS.name:
-            spec.config["max.message.bytes"] = str(settings.max_record_bytes + LETTER_BYTES)
+            spec.config.update(wrapping)
+        if topics.BY_NAME[spec.name].kind == "control":
+            spec.config.update(_COMPACTED)
     by_name = {s.name: s for s in specs}
     for name in sorted(stateful):
         partitions = by_name[name].partitions
         specs.append(TopicSpec(topics.changelog(name), partitions, common | _COMPACTED))
         specs.append(TopicSpec(topics.ticks(name), partitions, common | _KEPT))
+    for reactor in catalog() if reactors is None else reactors:
+        partitions = max(by_name[topic.name].partitions for topic in reactor.topics)
+        specs.append(TopicSpec(topics.ledger(reactor.name), partitions, common | _COMPACTED | wrapping))
     return specs
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import secrets
-import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,48 +18,15 @@ from streams.admin import declared, require_topics
 from streams.folding.report import report
 from streams.folding.task import PartitionTask
 from streams.partitions.kafka_log import KafkaLog
-from streams.partitions.log import Step
+from streams.partitions.log import crash_points
 from streams.partitions.worker import Worker
+from streams.secret import secret_of
 from streams.settings import Settings
 from streams.supervision.status import ProcessStatus
 
 log = structlog.get_logger()
 GROUP = "folds"
 Folds = Callable[[], Iterable[Fold[Any]]]
-
-
-def secret_of(settings: Settings) -> bytes:
-    """The key that signs snapshots: set, or made in the data folder on first use."""
-    if settings.snapshot_key is not None:
-        return settings.snapshot_key.get_secret_value().encode()
-    path = settings.data / "snapshot-key"
-    settings.data.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        key = secrets.token_hex(32).encode()
-        file.write(key)
-    return key
-
-
-def crash_points() -> Step:
-    """For kill tests: HEADWATER_CRASH_AT=`step:count` kills this process there, as SIGKILL would."""
-    wanted = os.environ.get("HEADWATER_CRASH_AT")
-    if not wanted:
-        return lambda _: None
-    name, _, number = wanted.rpartition(":")
-    left = int(number)
-
-    def step(reached: str) -> None:
-        nonlocal left
-        if reached == name:
-            left -= 1
-            if left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    return step
 
 
 def tune_garbage_collection() -> None:

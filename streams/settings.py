@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,9 @@ class Settings(BaseSettings):
         None, description="SQLAlchemy URL of the views; unset: SQLite in the data folder."
     )
     qdrant: str | None = Field(None, description="URL of a Qdrant server; nothing uses it yet.")
+    webhook_networks: str = Field(
+        "", description="Networks that webhooks may reach although they are private: 10.1.0.0/16,…"
+    )
     partitions: int = Field(8, ge=1, le=1024, description="Partitions of keyed and derived topics.")
     raw_partitions: int = Field(2, ge=1, le=1024, description="Partitions of raw topics.")
     replication: int = Field(1, ge=1, le=7, description="Replication of topics that `topics create` makes.")
@@ -76,6 +80,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for network in filter(None, map(str.strip, value.split(","))):
+            ip_network(network)
+        return value
 
     @field_validator("registry")
     @classmethod

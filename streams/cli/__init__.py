@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command()(processes.up)
 app.command()(processes.broker)
 app.command()(processes.folds)
+app.command()(processes.reactors)
 app.add_typer(upkeep.views, name="views")
 app.command()(processes.serve)
 app.command()(processes.simulate)

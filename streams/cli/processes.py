@@ -67,6 +67,17 @@ def folds() -> None:
     _host("folds", load)
 
 
+def reactors() -> None:
+    """Run the reactors: webhooks, and whatever else acts on the outside world."""
+
+    def load() -> Run:
+        from streams.reactors.host import run  # noqa: PLC0415
+
+        return run
+
+    _host("reactors", load)
+
+
 def views() -> None:
     """Run the views: read models in SQL."""
 

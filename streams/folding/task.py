@@ -28,7 +28,7 @@ from streams.folding.rounds import INTERVAL_S, Rounds
 from streams.folding.slot import FoldStats, Slot, Spoilt, Unreadable
 from streams.folding.snapshots import Sealer, Skip
 from streams.folding.wakes import LIVE
-from streams.partitions.log import Log, Send, Step, Transactions
+from streams.partitions.log import Log, Send, Step, Transactions, require_in_log
 
 log = structlog.get_logger()
 
@@ -102,12 +102,7 @@ class PartitionTask:
         self._step("assign.fenced")
         committed = await self._log.committed(name, partition)
         first, end = await self._log.bounds(name, partition)
-        if committed is not None and not first <= committed <= end:
-            raise OffsetOutOfRange(
-                f"{name}/{partition}: folded up to {committed}, but the log has {first} to {end}",
-                hint="records that no fold has seen were removed, or the topic was made anew: "
-                "reset the group's position on purpose",
-            )
+        require_in_log(name, partition, committed, first, end)
         await self._rebuild(first, committed)
         self._step("assign.ready")
 

@@ -19,7 +19,7 @@ def of_record(record: Record, fold: str | None, cause: Exception) -> DeadLetter:
         offset=record.offset,
         fold=fold,
         error_type=type(cause).__name__,
-        error_message=_said(cause),
+        error_message=said(cause),
         key=record.key,
         value=record.value,
         headers={name: value or b"" for name, value in record.headers},
@@ -34,7 +34,7 @@ def of_wake(topic: str, partition: int, position: int, fold: str, key: str, caus
         offset=position,
         fold=fold,
         error_type=type(cause).__name__,
-        error_message=_said(cause),
+        error_message=said(cause),
         key=key.encode(),
     )
 
@@ -62,10 +62,14 @@ def project_of(record: Record) -> str:
         return DEFAULT_PROJECT
 
 
-def _said(cause: Exception) -> str:
-    """What the error says, as text that can be written: a fold may raise with half a surrogate pair."""
+def said(cause: Exception) -> str:
+    """What the error says, as text that can be written."""
     try:
-        text = str(cause)
+        return text(str(cause))
     except Exception as error:  # noqa: BLE001 - the fold's own class
-        text = f"its message could not be read: {type(error).__name__}"
-    return text[:_MESSAGE_CHARS].encode(errors="replace").decode()
+        return f"its message could not be read: {type(error).__name__}"
+
+
+def text(value: str) -> str:
+    """The beginning of it, as text that can be written: somebody's may have half a surrogate pair."""
+    return value[:_MESSAGE_CHARS].encode(errors="replace").decode()

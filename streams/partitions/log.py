@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
@@ -9,7 +11,7 @@ import msgspec
 
 from schemas.codec import Record
 from schemas.envelope import Headers
-from schemas.errors import HeadwaterError
+from schemas.errors import HeadwaterError, OffsetOutOfRange
 
 Step = Callable[[str], None]
 """Called at every named step of the protocol; the simulation and the kill tests crash there."""
@@ -61,3 +63,31 @@ class Log(Protocol):
 
     def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
         """Committed records with start <= offset < end, in order; ends by position."""
+
+
+def require_in_log(topic: str, partition: int, committed: int | None, first: int, end: int) -> None:
+    """Raise OffsetOutOfRange where the group's position is not in the log, which goes from `first` to `end`."""
+    if committed is not None and not first <= committed <= end:
+        raise OffsetOutOfRange(
+            f"{topic}/{partition}: read up to {committed}, but the log has {first} to {end}",
+            hint="records that nobody here has seen were removed, or the topic was made anew: "
+            "reset the group's position on purpose",
+        )
+
+
+def crash_points() -> Step:
+    """For kill tests: HEADWATER_CRASH_AT=`step:count` kills this process there, as SIGKILL would."""
+    wanted = os.environ.get("HEADWATER_CRASH_AT")
+    if not wanted:
+        return lambda _: None
+    name, _, number = wanted.rpartition(":")
+    left = int(number)
+
+    def step(reached: str) -> None:
+        nonlocal left
+        if reached == name:
+            left -= 1
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return step

@@ -83,8 +83,7 @@ class Pump(Generic[T]):
         self._consumer = consumer
         self._inbox: deque[Record] = deque()
         self._arrived = asyncio.Event()
-        self._stopping = False
-        self._settled = False
+        self._stopping = self._settled = self._nudged = False
         self._rested_at = 0.0
         self._runner = asyncio.create_task(self._run(), name=f"pump {tp.topic}/{tp.partition}")
 
@@ -102,6 +101,7 @@ class Pump(Generic[T]):
 
     def nudge(self) -> None:
         """The task has something to commit that no record led to: give it a turn soon."""
+        self._nudged = True
         self._arrived.set()
 
     async def stop(self) -> None:
@@ -175,8 +175,10 @@ class Pump(Generic[T]):
     async def _wait(self) -> None:
         """For records; meanwhile, do what is due without one."""
         self._arrived.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), _IDLE_S if self._settled else _SETTLE_S)
+        if not self._nudged:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), _IDLE_S if self._settled else _SETTLE_S)
+        self._nudged = False
         if self._inbox or self._stopping:
             self._settled = False
             return

@@ -19,7 +19,7 @@ from streams.supervision.child import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Child,
 from streams.supervision.instance import instance_lock, refuse_taken_ports, take_instance
 from streams.supervision.status import ProcessStatus, State, read
 
-STOP_ORDER = ("simulate", "serve", "folds", "views")
+STOP_ORDER = ("simulate", "serve", "reactors", "folds", "views")
 # Together under the 5 s that a person waits after Ctrl-C.
 CHILD_PATIENCE_S = 0.8
 CHILDREN_DEADLINE_S = 2.6
@@ -36,7 +36,7 @@ class Supervisor:
         self.broker = Broker(settings) if settings.embedded else None
         self.broker_restarts = 0
         self.broker_state = "waiting" if settings.embedded else "external"
-        self.children = {name: Child(settings, name, say) for name in ("folds", "views", "serve")}
+        self.children = {name: Child(settings, name, say) for name in ("folds", "views", "serve", "reactors")}
         if simulate:
             command = (sys.executable, "-m", "streams", "simulate", "--agents", str(agents))
             self.children["simulate"] = Child(settings, "simulate", say, command)

@@ -21,7 +21,7 @@ def table() -> str:
     """The event types, as Markdown."""
     lines = ["| topic | written by | event | keyed by | what |", "|---|---|---|---|---|"]
     for topic in TOPICS:
-        writer = "anybody" if topic.kind == "raw" else "folds"
+        writer = "anybody" if topic.kind == "raw" else "Headwater"
         for event, key in topic.events.items():
             what = (event.__doc__ or "").strip().splitlines()[0]
             lines.append(f"| `{topic.name}` | {writer} | `{event.__name__}` | `{key}` | {what} |")

@@ -1,0 +1,1 @@
+"""Reactors act on the outside world, and record what came of it."""
