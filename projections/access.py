@@ -9,6 +9,7 @@ from schemas.errors import HeadwaterError
 
 ALL_PROJECTS = "*"
 READ = "read"
+ADMIN = "admin"
 
 
 class Forbidden(HeadwaterError):
@@ -35,3 +36,9 @@ def project_for(caller: Caller, wanted: str | None) -> str:
             hint="leave `project` out, or use that project's key",
         )
     return caller.project
+
+
+def require(caller: Caller, scope: str) -> None:
+    """Raise Forbidden unless the caller's key has the scope."""
+    if scope not in caller.scopes:
+        raise Forbidden(f"this key lacks the scope {scope}", hint=f"use a key with the scope {scope}")

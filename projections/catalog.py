@@ -8,6 +8,7 @@ from projections.agents import Agents
 from projections.anomalies import Anomalies
 from projections.components import Components
 from projections.dead_letters import DeadLetters
+from projections.effects import Effects
 from projections.events import Events
 from projections.runs import Runs
 from projections.view import View
@@ -18,7 +19,7 @@ ENTRY_POINTS = "headwater.views"
 
 def views() -> tuple[View, ...]:
     """The product's views, then the user's. Raises ConfigurationError where two have one name."""
-    ours = (Events(), Components(), Agents(), Runs(), Anomalies(), DeadLetters())
+    ours = (Events(), Components(), Agents(), Runs(), Anomalies(), DeadLetters(), Effects())
     found = (*ours, *(point.load()() for point in entry_points(group=ENTRY_POINTS)))
     names = [view.name for view in found]
     twice = sorted({name for name in names if names.count(name) > 1})

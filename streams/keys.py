@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from projections.access import ALL_PROJECTS, READ, Caller
+from projections.access import ADMIN, ALL_PROJECTS, READ, Caller
 from schemas.errors import ConfigurationError
 from streams.producing.outgoing import PROJECT
 from streams.settings import Settings
@@ -28,7 +28,6 @@ from streams.settings import Settings
 log = structlog.get_logger()
 
 PRODUCE = "produce"
-ADMIN = "admin"
 SCOPES = (PRODUCE, READ, ADMIN)
 _PREFIX = "hw"
 _KEY = re.compile(r"hw_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")

@@ -7,11 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from projections.api import agents, components, events, findings, runs
+from projections.api import agents, components, effects, events, findings, runs
 from projections.api.door import Door, WaitFor
 from projections.store import Store
 
-VIEWS = ("events", "components", "agents", "runs", "anomalies", "dead_letters")
+VIEWS = ("events", "components", "agents", "runs", "anomalies", "dead_letters", "effects")
 
 
 def create_router(store: Store, caller: Callable[..., Any], wait_for: WaitFor) -> APIRouter:
@@ -21,7 +21,7 @@ def create_router(store: Store, caller: Callable[..., Any], wait_for: WaitFor) -
     """
     door = Door(store, caller, wait_for)
     router = APIRouter()
-    for part in (events, components, agents, runs, findings):
+    for part in (events, components, agents, runs, findings, effects):
         router.include_router(part.routes(door))
     return router
 

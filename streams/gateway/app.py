@@ -15,13 +15,14 @@ from projections.catalog import views
 from projections.store import Store
 from schemas import registry as schema_registry
 from schemas.errors import ConfigurationError
-from streams.gateway import health, produce, registry
+from streams.gateway import health, produce, registry, webhooks
 from streams.gateway.auth import Guard
 from streams.gateway.body import NotJson, UnsupportedMediaType
 from streams.gateway.correlation import Correlation
 from streams.gateway.document import describe_events
 from streams.keys import Keyring, admin_key
 from streams.producing.producer import Producer
+from streams.reactors.addresses import AddressRefused
 from streams.settings import Settings
 from streams.views.positions import Freshness
 from streams.views.positions_kafka import KafkaOffsets
@@ -72,9 +73,11 @@ def create_app(settings: Settings) -> FastAPI:
             UnsupportedMediaType: 415,
             # A topic is missing, or Kafka gives no right: nobody who calls can mend it, someone will.
             ConfigurationError: 503,
+            AddressRefused: 422,
         },
     )
     app.include_router(produce.routes(producer, guard))
+    app.include_router(webhooks.routes(producer, guard, store))
     app.include_router(create_router(store, guard.caller, Freshness(store, offsets)))
     app.include_router(registry.routes(schema_registry.load(), guard))
     app.include_router(health.routes(settings, guard))

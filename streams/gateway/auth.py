@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPBase
 from starlette.exceptions import HTTPException
 
-from projections.access import Caller, Forbidden
+from projections.access import Caller
 from streams.keys import Keyring
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="An API key (`headwater keys create`).")
@@ -61,12 +61,6 @@ class Guard:
             )
         request.state.key_name = identity.name
         return identity.caller
-
-
-def require(caller: Caller, scope: str) -> None:
-    """Raise Forbidden unless the caller's key has the scope."""
-    if scope not in caller.scopes:
-        raise Forbidden(f"this key lacks the scope {scope}", hint=f"use a key with the scope {scope}")
 
 
 def _credentials(request: Request, scheme: str) -> str | None:

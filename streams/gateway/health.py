@@ -8,11 +8,10 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 
-from projections.access import Caller
+from projections.access import ADMIN, Caller, require
 from projections.problem import Flaw, documented, respond
-from streams.gateway.auth import Guard, require
+from streams.gateway.auth import Guard
 from streams.gateway.readiness import missing
-from streams.keys import ADMIN
 from streams.settings import Settings
 from streams.supervision import metrics
 

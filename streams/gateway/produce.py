@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from projections.access import Caller
+from projections.access import Caller, require
 from projections.position import encode
 from projections.problem import documented
 from schemas.errors import HeadwaterError
-from streams.gateway.auth import Guard, require
+from streams.gateway.auth import Guard
 from streams.gateway.body import BodyTooLarge, media_type, read_json
 from streams.gateway.document import POSTED, reference
 from streams.gateway.items import outgoing

@@ -91,20 +91,31 @@ def address(event: Event, source: str, options: Options) -> Outgoing:
 
 
 def raw_topic_of(event_type: type[Event]) -> Topic:
-    """The topic that producers may write this type to; raises InvalidEvent where folds alone may."""
+    """The topic that producers may write this type to; raises InvalidEvent where they may not."""
     topic = topic_of(event_type)
     if topic.kind != "raw":
         raise InvalidEvent(
-            f"{event_type.__name__} is written by folds alone: topic {topic.name} is {topic.kind}",
+            f"{event_type.__name__} is written by Headwater alone: topic {topic.name} is {topic.kind}",
             hint="emit an event of a raw topic (`headwater topics list`)",
         )
     return topic
 
 
 def prepare(item: Outgoing, codec: Codec) -> Prepared:
-    """The record of an event. Raises InvalidEvent or RecordTooLarge."""
+    """The record of an event that producers may write. Raises InvalidEvent or RecordTooLarge."""
+    event_type = type(item.event)
+    return _prepared(item, _RAW.get(event_type) or raw_topic_of(event_type).name, codec)
+
+
+def prepare_control(item: Outgoing, codec: Codec) -> Prepared:
+    """The record of an event that a door of ours writes. Raises RecordTooLarge."""
+    topic = topic_of(type(item.event))
+    assert topic.kind == "control"
+    return _prepared(item, topic.name, codec)
+
+
+def _prepared(item: Outgoing, topic: str, codec: Codec) -> Prepared:
     event, envelope, key = item
-    topic = _RAW.get(type(event)) or raw_topic_of(type(event)).name
     try:
         key_bytes = f"{envelope.project}/{key}".encode()
         headers = to_headers(envelope)

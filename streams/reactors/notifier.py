@@ -40,11 +40,12 @@ class Notifier(Reactor):
     async def open(self, settings: Settings) -> None:
         """Read the registrations."""
         # Not at the top: whoever asks which topics there are needs no HTTP client.
-        from streams.reactors.delivery import Deliveries, networks  # noqa: PLC0415
+        from streams.reactors.addresses import Addresses  # noqa: PLC0415
+        from streams.reactors.delivery import Deliveries  # noqa: PLC0415
         from streams.reactors.table import Table  # noqa: PLC0415
 
         self._secret = secret_of(settings)
-        self._deliveries: Deliveries = Deliveries(networks(settings.webhook_networks))
+        self._deliveries: Deliveries = Deliveries(Addresses(settings.webhook_networks))
         self._webhooks: Table = Table(settings, topics.WEBHOOKS)
         await self._webhooks.open()
 

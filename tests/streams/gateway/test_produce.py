@@ -124,8 +124,8 @@ async def test_many_events(admin: httpx.AsyncClient, settings: Settings) -> None
 BAD_ITEMS: list[tuple[dict[str, Any], int, str, str]] = [
     (metric() | {"type": "MetricReport"}, 422, "body.type", "did you mean MetricReported"),
     (metric() | {"type": "Nonsense"}, 422, "body.type", "one of AgentAnnounced"),
-    (metric() | {"type": "Signal"}, 422, "", "written by folds alone"),
-    (metric() | {"type": "DeadLetter"}, 422, "", "written by folds alone"),
+    (metric() | {"type": "Signal"}, 422, "", "written by Headwater alone"),
+    (metric() | {"type": "DeadLetter"}, 422, "", "written by Headwater alone"),
     (metric("12"), 422, "body.data.value", "valid number"),
     (metric(True), 422, "body.data.value", "valid number"),
     (metric(None), 422, "body.data.value", "valid number"),
