@@ -1,7 +1,5 @@
 """Registering webhooks: POST, PUT and DELETE under /v1/webhooks. Each change is an event."""
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import suppress
 from typing import Annotated
@@ -76,17 +74,18 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
     """The routes; for keys with the scope admin. Findings made after the change are treated by it."""
     door = _Webhooks(producer, store)
     router = APIRouter(tags=["webhooks"])
-    caller_of = guard.caller
 
     @router.post("/v1/webhooks", status_code=201, responses=_PROBLEMS)
-    async def register_webhook(wanted: Wanted, caller: Annotated[Caller, Depends(caller_of)]) -> Registered:
+    async def register_webhook(
+        wanted: Wanted, caller: Annotated[Caller, Depends(guard.caller)]
+    ) -> Registered:
         """Register a webhook."""
         project = door.project(caller, wanted.project)
         return await door.register(project, new_id(), wanted, 1)
 
     @router.put("/v1/webhooks/{webhook_id}", responses=_PROBLEMS_OF_ONE)
     async def replace_webhook(
-        webhook_id: str, wanted: Wanted, caller: Annotated[Caller, Depends(caller_of)]
+        webhook_id: str, wanted: Wanted, caller: Annotated[Caller, Depends(guard.caller)]
     ) -> Registered:
         """Give a webhook another URL or other filters; its secret stays."""
         project = door.project(caller, wanted.project)
@@ -95,7 +94,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
 
     @router.post("/v1/webhooks/{webhook_id}/rotate", responses=_PROBLEMS_OF_ONE)
     async def rotate_secret(
-        webhook_id: str, caller: Annotated[Caller, Depends(caller_of)], project: str | None = None
+        webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Registered:
         """Give a webhook another secret, which signs everything sent from now on."""
         owner = door.project(caller, project)
@@ -105,7 +104,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
 
     @router.post("/v1/webhooks/{webhook_id}/test", status_code=202, responses=_PROBLEMS_OF_ONE)
     async def test_webhook(
-        webhook_id: str, caller: Annotated[Caller, Depends(caller_of)], project: str | None = None
+        webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Changed:
         """Send a `WebhookTested` event; GET /v1/effects?target=<webhook> shows what came of it."""
         owner = door.project(caller, project)
@@ -115,7 +114,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
 
     @router.delete("/v1/webhooks/{webhook_id}", responses=_PROBLEMS_OF_ONE)
     async def remove_webhook(
-        webhook_id: str, caller: Annotated[Caller, Depends(caller_of)], project: str | None = None
+        webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Changed:
         """Send nothing more to it; what waits for it is dropped."""
         owner = door.project(caller, project)

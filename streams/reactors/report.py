@@ -68,7 +68,7 @@ async def report(hosts: Sequence[Host], status: ProcessStatus) -> None:
     REGISTRY.register(collector)
     try:
         while True:
-            ready = all(host.worker.joined for host in hosts)
+            ready = all(host.worker.ready for host in hosts)
             with contextlib.suppress(OSError):  # a full disk must not stop the reactors
                 status.set("running" if ready else "starting", **facts(hosts))
             await asyncio.sleep(INTERVAL_S)

@@ -1,0 +1,65 @@
+"""Findings in the log as folds write them: by transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from schemas import events as e
+from schemas import topics
+from schemas.codec import Codec
+from schemas.envelope import Envelope, to_headers
+from streams.partitions.kafka_log import KafkaLog
+from streams.partitions.log import Send
+from streams.settings import Settings
+
+
+def finding(n: int, *, severity: e.Severity = "error", component: str | None = None) -> e.AnomalyDetected:
+    """The n-th finding."""
+    return e.AnomalyDetected(
+        component=component or f"tool:t{n % 40}",
+        metric="latency_ms",
+        value=n,
+        expected=0,
+        score=0.9,
+        threshold=0.5,
+        severity=severity,
+        detector="extreme",
+        summary=f"finding {n}",
+    )
+
+
+class Findings:
+    """Writes transactions; some are begun and never ended, as a dying fold's are."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._log = KafkaLog(settings, "test-findings")
+        self._codec = Codec()
+
+    async def __aenter__(self) -> Self:
+        await self._log.start()
+        self._transactions = await self._log.fence(topics.SIGNALS.name, 0, lambda _: None)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transactions.close()
+        await self._log.close()
+
+    async def write(self, events: Sequence[tuple[str, e.Event]], project: str = "default") -> None:
+        """One transaction with these events, each with its id."""
+        sends = []
+        for id_, event in events:
+            key = topics.key_of(event)
+            envelope = Envelope(
+                id=id_,
+                source="headwater/folds/anomaly",
+                type=type(event).__name__,
+                time=1.7e9,
+                project=project,
+                correlation_id=f"run-{id_}",
+            )
+            topic = topics.topic_of(type(event)).name
+            sends.append(
+                Send(topic, f"{project}/{key}".encode(), self._codec.encode(event), to_headers(envelope))
+            )
+        await self._transactions.commit(sends, 0)
