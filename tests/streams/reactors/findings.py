@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Self
 
 from schemas import events as e
@@ -12,6 +13,7 @@ from schemas.envelope import Envelope, to_headers
 from streams.partitions.kafka_log import KafkaLog
 from streams.partitions.log import Send
 from streams.settings import Settings
+from streams.simulation import Crash
 
 
 def finding(n: int, *, severity: e.Severity = "error", component: str | None = None) -> e.AnomalyDetected:
@@ -47,6 +49,18 @@ class Findings:
 
     async def write(self, events: Sequence[tuple[str, e.Event]], project: str = "default") -> None:
         """One transaction with these events, each with its id."""
+        await self._transactions.commit(self._sends(events, project), 0)
+
+    async def abort(self, events: Sequence[tuple[str, e.Event]]) -> None:
+        """Write these and die; whoever comes next aborts it."""
+        dying = await self._log.fence(topics.SIGNALS.name, 0, _die)
+        with suppress(Crash):
+            await dying.commit(self._sends(events, "default"), 0)
+        await self._transactions.close()
+        await dying.close()
+        self._transactions = await self._log.fence(topics.SIGNALS.name, 0, lambda _: None)
+
+    def _sends(self, events: Sequence[tuple[str, e.Event]], project: str) -> list[Send]:
         sends = []
         for id_, event in events:
             key = topics.key_of(event)
@@ -62,4 +76,9 @@ class Findings:
             sends.append(
                 Send(topic, f"{project}/{key}".encode(), self._codec.encode(event), to_headers(envelope))
             )
-        await self._transactions.commit(sends, 0)
+        return sends
+
+
+def _die(step: str) -> None:
+    if step == "commit.offsets":
+        raise Crash
