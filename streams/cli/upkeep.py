@@ -152,7 +152,7 @@ def replay_dead_letter(
     """Give a dead letter's record again to the fold that could not take it."""
     import asyncio  # noqa: PLC0415
 
-    from streams.folding.dead_letters import replay  # noqa: PLC0415
+    from streams.dead_letters import replay  # noqa: PLC0415
 
     for position in asyncio.run(replay(load_settings(), topic, partition, offset, fold)):
         typer.echo(f"given again as {position.topic}/{position.partition}@{position.offset}")

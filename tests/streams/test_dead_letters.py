@@ -13,8 +13,8 @@ from schemas import topics
 from schemas.codec import Codec
 from schemas.envelope import Envelope, to_headers
 from schemas.registry import Registry
-from streams.folding import dead_letters
-from streams.folding.dead_letters import NoSuchDeadLetter, NotReplayable, replay
+from streams import dead_letters
+from streams.dead_letters import NoSuchDeadLetter, NotReplayable, replay
 from streams.folding.task import PartitionTask
 from streams.producing.producer import Position
 from streams.settings import Settings
@@ -37,7 +37,7 @@ class Mended(Chain):
 @pytest.fixture
 async def rig(broker: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KafkaRig]:
     """A namespace of its own, in which the folds under test are the catalog."""
-    monkeypatch.setattr(dead_letters, "catalog", lambda: (Chain(), Silence(), Echo()))
+    monkeypatch.setattr(dead_letters, "folds", lambda: (Chain(), Silence(), Echo()))
     async with kafka_rig(broker) as kafka:
         yield kafka
 
@@ -135,7 +135,7 @@ async def test_what_cannot_be_replayed(rig: KafkaRig, monkeypatch: pytest.Monkey
     ]:
         with pytest.raises(error, match=said):
             await replay(rig.settings, *where)  # type: ignore[arg-type]
-    monkeypatch.setattr(dead_letters, "catalog", lambda: (Echo(),))
-    with pytest.raises(NotReplayable, match="no fold chain reads signals here"):
+    monkeypatch.setattr(dead_letters, "folds", lambda: (Echo(),))
+    with pytest.raises(NotReplayable, match="no fold or reactor chain reads signals here"):
         await replay(rig.settings, SIGNALS, 0, 0)
     assert await rig.log.bounds(SIGNALS, 0) == (0, end)

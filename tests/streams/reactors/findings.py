@@ -32,15 +32,16 @@ def finding(n: int, *, severity: e.Severity = "error", component: str | None = N
 
 
 class Findings:
-    """Writes transactions; some are begun and never ended, as a dying fold's are."""
+    """Writes transactions; some are begun and never ended, as a dying fold's are. Each `writer` fences itself."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, writer: int = 0) -> None:
+        self._writer = writer
         self._log = KafkaLog(settings, "test-findings")
         self._codec = Codec()
 
     async def __aenter__(self) -> Self:
         await self._log.start()
-        self._transactions = await self._log.fence(topics.SIGNALS.name, 0, lambda _: None)
+        self._transactions = await self._log.fence(topics.SIGNALS.name, self._writer, lambda _: None)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -53,12 +54,12 @@ class Findings:
 
     async def abort(self, events: Sequence[tuple[str, e.Event]]) -> None:
         """Write these and die; whoever comes next aborts it."""
-        dying = await self._log.fence(topics.SIGNALS.name, 0, _die)
+        dying = await self._log.fence(topics.SIGNALS.name, self._writer, _die)
         with suppress(Crash):
             await dying.commit(self._sends(events, "default"), 0)
         await self._transactions.close()
         await dying.close()
-        self._transactions = await self._log.fence(topics.SIGNALS.name, 0, lambda _: None)
+        self._transactions = await self._log.fence(topics.SIGNALS.name, self._writer, lambda _: None)
 
     def _sends(self, events: Sequence[tuple[str, e.Event]], project: str) -> list[Send]:
         sends = []

@@ -167,7 +167,7 @@ async def register(settings: Settings, url: str, *, idempotent: bool) -> str:
     event = e.WebhookRegistered(
         webhook_id=new_id(), url=url, types=["AnomalyDetected"], idempotent=idempotent
     )
-    async with Findings(settings) as writer:
+    async with Findings(settings, 1) as writer:
         await writer.write([(new_id(), event)])
     return event.webhook_id
 

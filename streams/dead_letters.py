@@ -1,9 +1,10 @@
-"""Replaying dead letters: the record is appended again, addressed to the fold that could not take it.
+"""Replaying dead letters: the record is appended again, addressed to who could not take it.
 
-A letter of a fold goes back with the header `ce_replayof`: that fold alone takes it, at its new
-position, although its id stood there before. A letter that no fold could read goes back as it was,
-as any producer would send it again: then it is an event like others, and dropped as a duplicate
-where the producer has sent it a second time meanwhile. Nothing remembers a replay: twice is twice.
+A letter of a fold or reactor goes back with the header `ce_replayof`: that one alone takes it, at its
+new position, although its id stood there before; a reactor repeats the effects that did not succeed.
+A letter that nobody could read goes back as it was, as any producer would send it again: then it is
+an event like others, and dropped as a duplicate where the producer has sent it a second time
+meanwhile. Nothing remembers a replay: twice is twice.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from processors.catalog import folds as catalog
+from processors.catalog import folds
 from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.errors import BrokerUnavailable, DecodeError, HeadwaterError
@@ -19,6 +20,7 @@ from schemas.events import DeadLetter
 from streams.kafka import client_options, patiently
 from streams.partitions.kafka_log import KafkaLog
 from streams.producing.producer import Position
+from streams.reactors.catalog import reactors
 from streams.settings import Settings
 
 _DEADLINE_S = 30.0
@@ -96,10 +98,11 @@ def _check(letter: DeadLetter, codec: Codec) -> None:
             f"{where}: fold {letter.fold} raised when it was woken, which no record stands for",
             hint="the fold asks to be woken anew at the key's next event",
         )
-    readers = [f.name for f in catalog() if letter.topic in {t.name for t in f.topics}]
+    known = [*((f.name, f.topics) for f in folds()), *((r.name, r.topics) for r in reactors())]
+    readers = [name for name, topics in known if letter.topic in {t.name for t in topics}]
     if letter.fold not in readers:
         raise NotReplayable(
-            f"{where}: no fold {letter.fold} reads {letter.topic} here",
+            f"{where}: no fold or reactor {letter.fold} reads {letter.topic} here",
             hint=f"there is: {', '.join(readers)}",
         )
 
