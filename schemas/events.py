@@ -73,6 +73,29 @@ class MessagePosted(Event):
     conversation_id: Conversation = None
 
 
+class TaskRequested(Event):
+    """Somebody wants an agent to do something."""
+
+    task_id: Name
+    agent_id: Annotated[Name, Field(description="Who is to do it.")]
+    task: Annotated[str, Field(description="What is to be done, in words.")]
+    data: Annotated[str, Field(description="JSON: whatever goes with it.")] = "{}"
+    sender_id: Annotated[Name | None, Field(description="The agent that asks, if one does.")] = None
+    conversation_id: Conversation = None
+
+
+class TaskAssigned(Event):
+    """A task, or a message to an agent, is on its way to the agent's inbox."""
+
+    task_id: Name
+    agent_id: Name
+    kind: Annotated[Literal["task", "message"], Field(description="What it was made from.")]
+    content: str
+    data: Annotated[str, Field(description="JSON: whatever goes with it.")] = "{}"
+    sender_id: Name | None = None
+    conversation_id: Conversation = None
+
+
 class ToolCallRequested(Event):
     """An agent asked for a tool to be called."""
 

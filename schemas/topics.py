@@ -8,7 +8,7 @@ from typing import Literal
 from schemas import events as e
 from schemas.errors import InvalidEvent
 
-Kind = Literal["raw", "keyed", "derived", "control"]
+Kind = Literal["raw", "keyed", "derived", "control", "inbox"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Topic:
 
     `events` maps each event type that belongs here to the field that keys it. Raw topics may be
     written by any client with any partitioner; keyed and derived ones are written by folds and
-    reactors alone, control ones by the door or command that each belongs to.
+    reactors alone, control ones by the door or command that each belongs to. Inboxes hold copies,
+    written without transactions, for hosts that cannot read what is written by these.
     `config` holds Kafka topic settings beyond the common ones (see `streams.admin`).
     """
 
@@ -58,10 +59,19 @@ LLM_CALLS = Topic(
 RUNS = Topic(
     "agent.runs", "raw", {e.RunStarted: "agent_id", e.RunFinished: "agent_id"}, "tasks begun and ended"
 )
+TASKS = Topic("agent.tasks", "raw", {e.TaskRequested: "agent_id"}, "what agents are asked to do")
 FAULTS = Topic(
     "simulation.faults", "raw", {e.FaultInjected: "component"}, "what the simulated fleet broke on purpose"
 )
 SIGNALS = Topic("signals", "keyed", {e.Signal: "component"}, "what events say about components")
+ASSIGNMENTS = Topic("assignments", "derived", {e.TaskAssigned: "agent_id"}, "what is addressed to an agent")
+INBOX = Topic(
+    "fleet.inbox",
+    "inbox",
+    {},
+    "copies of assignments, for agents that are hosted here",
+    {"retention.ms": str(7 * 24 * 3600 * 1000)},
+)
 ANOMALIES = Topic("anomalies", "derived", {e.AnomalyDetected: "component"}, "what left its usual course")
 DEAD_LETTERS = Topic(
     "headwater.dead-letters", "derived", {e.DeadLetter: "topic"}, "records that nobody could take"
@@ -80,8 +90,8 @@ WEBHOOKS = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (
-    LIFECYCLE, MESSAGES, ERRORS, METRICS, TOOL_CALLS, LLM_CALLS, RUNS, FAULTS,
-    SIGNALS, ANOMALIES, DEAD_LETTERS, EFFECTS, WEBHOOKS,
+    LIFECYCLE, MESSAGES, ERRORS, METRICS, TOOL_CALLS, LLM_CALLS, RUNS, TASKS, FAULTS,
+    SIGNALS, ASSIGNMENTS, ANOMALIES, DEAD_LETTERS, EFFECTS, WEBHOOKS, INBOX,
 )  # fmt: skip
 BY_NAME: dict[str, Topic] = {t.name: t for t in TOPICS}
 RAW: tuple[Topic, ...] = tuple(t for t in TOPICS if t.kind == "raw")

@@ -82,6 +82,11 @@ class Headwater(
         super().__init__(project, source)
         self._producer = Producer(settings or Settings(), source=source, deadline_s=deadline_s)
 
+    @property
+    def producer(self) -> Producer:
+        """What writes its events."""
+        return self._producer
+
     @classmethod
     async def connect(cls, settings: Settings | None = None, **options: Any) -> Self:
         """A connected one; keywords as the class takes them. Raises BrokerUnavailable after the deadline."""

@@ -17,10 +17,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+fleet = typer.Typer(no_args_is_help=True, help="Agents written in Python: run them.")
+fleet.command("run")(processes.fleet)
+
+
+@fleet.callback()
+def _fleet() -> None:
+    """Agents written in Python: run them."""
+
+
 app.command()(processes.up)
 app.command()(processes.broker)
 app.command()(processes.folds)
 app.command()(processes.reactors)
+app.add_typer(fleet, name="fleet")
 app.add_typer(upkeep.views, name="views")
 app.command()(processes.serve)
 app.command()(processes.simulate)

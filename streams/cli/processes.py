@@ -78,6 +78,22 @@ def reactors() -> None:
     _host("reactors", load)
 
 
+def fleet(
+    module: Annotated[
+        str, typer.Argument(metavar="MODULE[:NAME]", help="Python module with a Fleet, and its name there.")
+    ],
+) -> None:
+    """Run the agents that a module declares; more hosts of one fleet share the work."""
+
+    def load() -> Run:
+        from streams.fleet.host import load, run  # noqa: PLC0415
+
+        agents = load(module)
+        return lambda settings, stop: run(settings, stop, agents)
+
+    _host("fleet", load)
+
+
 def views() -> None:
     """Run the views: read models in SQL."""
 

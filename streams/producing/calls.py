@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar, Unpack
 
 from schemas import events as e
+from schemas.envelope import new_id
 from streams.producing.context import agent_here, agent_if_any, checked, conversation_here, options_here
 from streams.producing.outgoing import Options, Outgoing, address
-from streams.producing.scopes import LlmCall, Run, Scope, ToolCall
+from streams.producing.scopes import LlmCall, Run, Scope, ToolCall, as_text
 
 One = TypeVar("One")
 Many = TypeVar("Many")
@@ -136,6 +137,30 @@ class Calls(Generic[One, Many, InRun, InToolCall, InLlmCall]):
                 role=role,
                 content=content,
                 recipient_id=recipient_id,
+                conversation_id=conversation_here(conversation_id),
+            )
+        return self.emit(event, cause=cause, **options)
+
+    def assign(
+        self,
+        agent_id: str,
+        task: str,
+        data: object = None,
+        *,
+        task_id: str | None = None,
+        sender_id: str | None = None,
+        conversation_id: str | None = None,
+        cause: str | None = None,
+        **options: Unpack[Options],
+    ) -> One:
+        """Emit TaskRequested: `agent_id` is to do `task`; `data` goes with it as JSON."""
+        with checked():
+            event = e.TaskRequested(
+                task_id=task_id or new_id(),
+                agent_id=agent_id,
+                task=task,
+                data="{}" if data is None else as_text(data),
+                sender_id=agent_if_any(sender_id),
                 conversation_id=conversation_here(conversation_id),
             )
         return self.emit(event, cause=cause, **options)

@@ -12,7 +12,7 @@ from schemas.codec import Codec
 from schemas.envelope import Clock, Envelope, new_id, to_headers
 from schemas.errors import HeadwaterError, InvalidEvent, RecordTooLarge
 from schemas.events import Event
-from schemas.topics import RAW, Topic, key_of, topic_of
+from schemas.topics import INBOX, RAW, Topic, key_of, topic_of
 
 MAX_METADATA_BYTES = 16 * 1024
 """Key and headers of one record, together."""
@@ -112,6 +112,11 @@ def prepare_control(item: Outgoing, codec: Codec) -> Prepared:
     topic = topic_of(type(item.event))
     assert topic.kind == "control"
     return _prepared(item, topic.name, codec)
+
+
+def prepare_inbox(item: Outgoing, codec: Codec) -> Prepared:
+    """The record of an assignment's copy. Raises RecordTooLarge."""
+    return _prepared(item, INBOX.name, codec)
 
 
 def _prepared(item: Outgoing, topic: str, codec: Codec) -> Prepared:

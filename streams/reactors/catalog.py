@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from schemas.errors import ConfigurationError
+from streams.reactors.dispatcher import Dispatcher
 from streams.reactors.notifier import Notifier
 from streams.reactors.reactor import Reactor
 
@@ -13,7 +14,7 @@ ENTRY_POINTS = "headwater.reactors"
 
 def reactors() -> tuple[Reactor, ...]:
     """The product's reactors, then the user's. Raises ConfigurationError where two have one name."""
-    found = (Notifier(), *(point.load()() for point in entry_points(group=ENTRY_POINTS)))
+    found = (Notifier(), Dispatcher(), *(point.load()() for point in entry_points(group=ENTRY_POINTS)))
     names = [reactor.name for reactor in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

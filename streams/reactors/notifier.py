@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streams.reactors.table import Row, Table
     from streams.settings import Settings
 
-FINDINGS: Final = tuple(t for t in topics.TOPICS if t.kind == "derived" and t is not topics.EFFECTS)
+FINDINGS: Final = (topics.ANOMALIES, topics.DEAD_LETTERS)
 TYPES: Final = tuple(event for topic in FINDINGS for event in topic.events)
 _SEVERITIES: Final = ("info", "warning", "error", "critical")
 
