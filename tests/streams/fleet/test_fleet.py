@@ -23,6 +23,7 @@ from schemas.codec import Codec
 from schemas.envelope import Envelope
 from schemas.errors import ConfigurationError
 from streams.admin import ensure_topics
+from streams.broker import Broker
 from streams.fleet import host
 from streams.fleet.agents import Fleet
 from streams.partitions.kafka_log import KafkaLog
@@ -33,6 +34,7 @@ from streams.reactors.dispatcher import Dispatcher
 from streams.runner import Runner
 from streams.sdk import Headwater
 from streams.settings import Settings
+from tests.conftest import free_base_port
 from tests.streams.fleet.crew import fleet
 
 ROOT = Path(__file__).parents[3]
@@ -325,6 +327,56 @@ async def test_a_slow_handler_amid_a_rebalance(settings: Settings) -> None:
     finally:
         hosts.stop()
     assert set((await runs(settings)).values()) == {"success"}
+
+
+@pytest.mark.parametrize("idle_s", [8.0, pytest.param(70.0, marks=pytest.mark.prove)])
+async def test_an_idle_host_takes_over(settings: Settings, idle_s: float) -> None:
+    """A host without partitions waits, however long, and works when the others are gone."""
+    await ensure_topics(settings)
+    hosts = Hosts(settings)
+    try:
+        for _ in range(3):
+            hosts.start()
+        await give(settings, [task_for("echo", n) for n in range(4)])
+        await until(lambda: len(journal(settings)) >= 4)
+        await asyncio.sleep(idle_s)
+        for victim in hosts.processes[:2]:
+            victim.kill()
+            victim.wait()
+        del hosts.processes[:2]
+        await give(settings, [task_for("bob", n, "1") for n in range(8)])
+
+        async def all_ended() -> bool:
+            return len(await runs(settings)) == 12
+
+        await until(all_ended, 60)
+    finally:
+        hosts.stop()
+
+
+async def test_the_broker_is_killed_and_comes_back(tmp_path: Path) -> None:
+    """Tasks that were given before, and one amid its work, come to their end when Kafka is back; none is lost."""
+    settings = Settings(data=tmp_path, port=free_base_port(), partitions=2, raw_partitions=1)
+    broker = Broker(settings)
+    await broker.start()
+    try:
+        async with hosted(settings) as here:
+            await give(settings, [task_for("slow", n, "0.5") for n in range(12)])
+            await until(lambda: here.handling.handled >= 2)
+            broker.kill()
+            await broker.stop()
+            await asyncio.sleep(3)
+            await broker.start()
+
+            async def all_ended() -> bool:
+                return len(await runs(settings)) == 12
+
+            await until(all_ended, 90)
+            await give(settings, [task_for("echo", 1)])
+            await until(lambda: "echo echo-1 1" in journal(settings))
+        assert set((await runs(settings)).values()) == {"success"}
+    finally:
+        await broker.stop()
 
 
 async def test_a_stalled_app_is_started_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
