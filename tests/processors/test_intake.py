@@ -148,6 +148,7 @@ def test_what_it_reads_and_what_not() -> None:
         e.ToolCallRequested,
         e.LlmCallRequested,
         e.RunStarted,
+        e.TaskRequested,
         e.FaultInjected,
     }
 

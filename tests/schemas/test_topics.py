@@ -44,7 +44,7 @@ def test_names_are_kafkas() -> None:
 
 def test_raw_topics_are_those_that_producers_write() -> None:
     """Raw topics hold what producers report; keyed and derived ones what folds conclude."""
-    assert {t.kind for t in topics.TOPICS} == {"raw", "keyed", "derived", "control"}
+    assert {t.kind for t in topics.TOPICS} == {"raw", "keyed", "derived", "control", "inbox"}
     assert topics.SIGNALS not in topics.RAW
     assert topics.topic_of(e.AnomalyDetected).kind == "derived"
     assert all(t.about for t in topics.TOPICS)

@@ -58,6 +58,14 @@ EXAMPLES: dict[type[e.Event], e.Event] = {
             severity="warning",
             detector="d",
         ),
+        e.TaskRequested(task_id="1", agent_id="a", task="t", sender_id="b"),
+        e.TaskAssigned(task_id="1", agent_id="a", kind="task", content="t"),
+        e.EffectIntended(reactor="r", effect_id="e", target="t", attempt=1, idempotent=True),
+        e.EffectDeferred(reactor="r", effect_id="e", target="t", attempt=1, until=2.5, error_type="E"),
+        e.EffectCompleted(reactor="r", effect_id="e", target="t", attempt=1, outcome="succeeded"),
+        e.WebhookRegistered(webhook_id="w", url="https://a.test/", types=["DeadLetter"], severity="error"),
+        e.WebhookTested(test_id="t", webhook_id="w"),
+        e.WebhookRemoved(webhook_id="w"),
         e.Tick(topic="signals", partition=0, after_offset=1, at=2.5),
         e.DeadLetter(
             topic="signals", partition=0, offset=1, error_type="E", value=b"\x00", headers={"h": b"1"}
