@@ -156,9 +156,24 @@ def _event(chance: random.Random, agent: str, run: str) -> e.Event:
             severity=chance.choice(["warning", "critical"]),
             detector="test",
         ),
+        chance.choice(_effects(chance, f"effect-{chance.randrange(5)}")),
         e.DeadLetter(topic="agent.errors", partition=0, offset=1, error_type="DecodeError", value=b"\xff"),
     ]
     return chance.choice(made)
+
+
+def _effects(chance: random.Random, effect_id: str) -> list[e.Event]:
+    about: dict[str, Any] = {"reactor": "r", "effect_id": effect_id, "attempt": chance.randrange(1, 4)}
+    webhook = f"w-{chance.randrange(3)}"
+    return [
+        e.EffectIntended(**about, target="t", idempotent=True),
+        e.EffectDeferred(**about, target="t", until=chance.random(), error_type="E"),
+        e.EffectCompleted(
+            **about, target="t", outcome=chance.choice(["succeeded", "failed"]), latency_ms=1.0
+        ),
+        e.WebhookRegistered(webhook_id=webhook, url=f"https://{chance.random()}.test/", types=["DeadLetter"]),
+        e.WebhookRemoved(webhook_id=webhook),
+    ]
 
 
 def store_at(path: Any, views: Sequence[View]) -> Store:

@@ -140,3 +140,41 @@ def test_the_index_holds_every_event_but_keyed_ones(store: Store) -> None:
     row = only(store, "events")
     assert (row.type, row.key, row.correlation_id, row.subject) == ("MessagePosted", "sofia", "r", "s")
     assert json.loads(row.data)["content"] == "\x00 ünï"
+
+
+def test_an_effect_is_what_was_said_last_of_its_last_attempt(store: Store) -> None:
+    """Attempts go before kinds, and an outcome before an intent, in whatever order they are read."""
+    log = Log()
+    about: dict[str, Any] = {"reactor": "r", "effect_id": "e", "target": "t"}
+    log.append(
+        e.EffectCompleted(**about, attempt=2, outcome="succeeded", detail="HTTP 200"), causation_id="f"
+    )
+    log.append(e.EffectDeferred(**about, attempt=1, until=9.0, error_type="NotActed"), causation_id="f")
+    log.append(e.EffectIntended(**about, attempt=2, idempotent=True), causation_id="f")
+    feed(store, log.entries, log.ends)
+    row = only(store, "effects")
+    assert (row.status, row.attempt, row.detail, row.error_type) == ("succeeded", 2, "HTTP 200", None)
+    assert (row.first_seen, row.last_seen, row.causation_id) == (BEGIN, BEGIN + 2, "f")
+
+
+def test_a_webhook_is_as_it_was_registered_last(store: Store) -> None:
+    """A removal leaves nothing of it to be shown; a later registration brings it back, with its first time."""
+    log = Log()
+    log.append(e.WebhookRegistered(webhook_id="gone", url="https://a.test/"))
+    log.append(e.WebhookRemoved(webhook_id="gone"))
+    for event in (
+        e.WebhookRegistered(webhook_id="w", url="https://a.test/"),
+        e.WebhookRemoved(webhook_id="w"),
+        e.WebhookRegistered(webhook_id="w", url="https://b.test/", components=["tool:"]),
+    ):
+        log.append(event)
+    feed(store, log.entries, log.ends)
+    with store.read("effects") as reading:
+        gone, w = reading.connection.execute(reading.tables["effects"]["webhooks"].select()).all()
+    assert (gone.removed, gone.url) == (True, None)
+    assert (w.removed, w.url, json.loads(w.components), w.first_seen) == (
+        False,
+        "https://b.test/",
+        ["tool:"],
+        BEGIN + 2,
+    )
