@@ -145,8 +145,8 @@ async def test_what_comes_in_between_moves_no_page(client: httpx.AsyncClient, ap
         ),
         (
             "events",
-            {"topic": "agent.runs", "partition": 1, "offset": 12},
-            lambda i: i["topic"] == "agent.runs" and i["partition"] == 1 and i["offset"] >= 12,
+            {"topic": "agent.runs", "partition": 1, "offset": 5},
+            lambda i: i["topic"] == "agent.runs" and i["partition"] == 1 and i["offset"] >= 5,
         ),
         (
             "events",
