@@ -140,13 +140,13 @@ async def test_what_comes_in_between_moves_no_page(client: httpx.AsyncClient, ap
         ("events", {"correlation_id": "run-3"}, lambda i: i["correlation_id"] == "run-3"),
         (
             "events",
-            {"correlation_id": "run-3", "type": "MessagePosted", "topic": "agent.messages"},
-            lambda i: i["correlation_id"] == "run-3" and i["type"] == "MessagePosted",
+            {"correlation_id": "run-10", "type": "MessagePosted", "topic": "agent.messages"},
+            lambda i: i["correlation_id"] == "run-10" and i["type"] == "MessagePosted",
         ),
         (
             "events",
-            {"topic": "agent.runs", "partition": 1, "offset": 5},
-            lambda i: i["topic"] == "agent.runs" and i["partition"] == 1 and i["offset"] >= 5,
+            {"topic": "agent.runs", "partition": 1, "offset": 20},
+            lambda i: i["topic"] == "agent.runs" and i["partition"] == 1 and i["offset"] >= 20,
         ),
         (
             "events",
