@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import avro.compatibility
 import avro.schema
+from fastavro.schema import to_parsing_canonical_form
 from pydantic.fields import FieldInfo
 
 from schemas.errors import SchemaIncompatible
@@ -63,6 +64,16 @@ def _type(annotation: Any) -> Any:
 def canonical(schema: dict[str, Any]) -> str:
     """The schema as it is written to a file: one stable text."""
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def same_bytes(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether both write the same bytes: equal but for documentation, defaults and order of attributes."""
+    if one == other:
+        return True
+    try:
+        return bool(to_parsing_canonical_form(one) == to_parsing_canonical_form(other))
+    except Exception:  # noqa: BLE001 - fastavro raises many kinds on what is no schema
+        return False
 
 
 def check_backward(name: str, new: dict[str, Any], earlier: list[dict[str, Any]]) -> None:

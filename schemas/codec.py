@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from schemas.envelope import Envelope, Headers, from_headers, to_headers
 from schemas.errors import DecodeError, HeadwaterError, InvalidEvent, RecordTooLarge
 from schemas.events import BY_NAME, Event
-from schemas.registry import Registry, load
+from schemas.registry import Registered, Registry, load
 
 MAX_RECORD_BYTES = 1024 * 1024
 _PREFIX = struct.Struct(">bI")
@@ -54,6 +55,18 @@ class Codec:
             self._writers[newest.event_type] = (_PREFIX.pack(0, newest.id), newest.parsed)
             for r in versions:
                 self._readers[r.id] = (r.event_type, r.parsed, None if r is newest else newest.parsed)
+
+    def adopt(self, registered: Registered) -> None:
+        """Read what somebody else writes with this schema of one of our events. An id that is known stays."""
+        reader = self.registry.latest(registered.event_type).parsed
+        self._readers.setdefault(registered.id, (registered.event_type, registered.parsed, reader))
+
+    def knows(self, schema_id: int) -> bool:
+        """Whether values with this schema id can be decoded."""
+        return schema_id in self._readers
+
+    async def learn(self, records: Sequence[Record]) -> None:
+        """Find out what unknown schema ids among the values mean, where there is somebody to be asked."""
 
     def encode(self, event: Event, *, limited: bool = True) -> bytes:
         """The record value. Raises RecordTooLarge, or InvalidEvent where the type is not registered.

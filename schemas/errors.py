@@ -55,6 +55,12 @@ class BrokerUnavailable(HeadwaterError):
     category = "TEMPORARY"
 
 
+class RegistryUnavailable(HeadwaterError):
+    """The schema registry did not answer within the stated time."""
+
+    category = "TEMPORARY"
+
+
 class OffsetOutOfRange(HeadwaterError):
     """A position lies below the start of the log: records that were promised are gone."""
 

@@ -21,7 +21,10 @@ LOCK = "ids.json"
 
 @dataclass(frozen=True)
 class Registered:
-    """One version of one subject. `subject` is the record's full name (RecordNameStrategy)."""
+    """One version of one subject. `subject` is the record's full name (RecordNameStrategy).
+
+    Versions count from 1, as they were committed; 0 is a schema of somebody else's.
+    """
 
     id: int
     subject: str

@@ -89,6 +89,9 @@ WEBHOOKS = Topic(
     "where findings are sent",
 )
 
+SCHEMA_IDS = "headwater.schema-ids"
+"""Name of the compacted topic in which a cluster remembers the schema ids that its records carry."""
+
 TOPICS: tuple[Topic, ...] = (
     LIFECYCLE, MESSAGES, ERRORS, METRICS, TOOL_CALLS, LLM_CALLS, RUNS, TASKS, FAULTS,
     SIGNALS, ASSIGNMENTS, ANOMALIES, DEAD_LETTERS, EFFECTS, WEBHOOKS, INBOX,

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from schemas import events as e
-from schemas.avro_models import avro_schema, canonical, check_backward
+from schemas.avro_models import avro_schema, canonical, check_backward, same_bytes
 from schemas.errors import SchemaIncompatible
 
 
@@ -123,3 +123,13 @@ def test_what_has_no_avro_type() -> None:
         avro_schema(Odd)
     with pytest.raises(TypeError, match="field name: an optional field's default has to be None"):
         avro_schema(Optional)
+
+
+def test_words_do_not_change_the_bytes() -> None:
+    """Documentation, defaults and the order of attributes aside two schemas are the same; fields are not."""
+    one = avro_schema(e.AgentRetired)
+    bare = {"fields": [{"type": f["type"], "name": f["name"]} for f in one["fields"]]}
+    bare |= {k: one[k] for k in ("name", "namespace", "type")}
+    assert same_bytes(one, bare)
+    assert not same_bytes(one, one | {"fields": one["fields"][:1]})
+    assert not same_bytes(one, {"type": "nonsense"})

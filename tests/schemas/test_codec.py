@@ -93,6 +93,27 @@ def test_an_older_version_is_resolved() -> None:
     assert two.decode(two.encode(event)) == event
 
 
+async def test_a_newer_version_is_adopted() -> None:
+    """Once its schema is told, what a newer producer writes is read, without the fields that are not known here."""
+    codec, newer = Codec(), avro_schema(e.AgentRetired)
+    newer = newer | {"fields": [*newer["fields"], {"name": "where", "type": "string"}]}
+    buffer = BytesIO()
+    fields = {"agent_id": "a", "reason": "done", "where": "here"}
+    fastavro.schemaless_writer(buffer, fastavro.parse_schema(newer), fields)
+    value = struct.pack(">bI", 0, 100_001) + buffer.getvalue()
+    await codec.learn([Record("agent.lifecycle", 0, 0, 0.0, None, value, ())])
+    assert not codec.knows(100_001)
+    with pytest.raises(DecodeError, match="unknown schema id 100001"):
+        codec.decode(value)
+    codec.adopt(Registered(100_001, "headwater.AgentRetired", 0, newer))
+    assert codec.knows(100_001)
+    event = e.AgentRetired(agent_id="a", reason="done")
+    assert codec.decode(value) == event
+    own = codec.registry.latest(e.AgentRetired).id
+    codec.adopt(Registered(own, "headwater.AgentRetired", 0, newer))
+    assert codec.decode(codec.encode(event)) == event
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
