@@ -46,7 +46,7 @@ def declared(
     of: Iterable[Fold[Any]] | None = None,
     reactors: Iterable[Reactor] | None = None,
 ) -> list[TopicSpec]:
-    """Every topic that is needed: the declared ones, two for each that stateful folds read, reactors' ledgers.
+    """Every topic that is needed: the declared ones, two for each that stateful folds read, reactors' ledgers, ids.
 
     `of` are the folds and `reactors` the reactors; the product's and the user's where none are given.
     """
@@ -78,6 +78,7 @@ def declared(
     for reactor in catalog() if reactors is None else reactors:
         partitions = max(by_name[topic.name].partitions for topic in reactor.topics)
         specs.append(TopicSpec(topics.ledger(reactor.name), partitions, common | _COMPACTED | wrapping))
+    specs.append(TopicSpec(topics.SCHEMA_IDS, 1, common | _COMPACTED))
     return specs
 
 

@@ -17,6 +17,7 @@ from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.errors import BrokerUnavailable, DecodeError, HeadwaterError
 from schemas.events import DeadLetter
+from streams.codec import codec_of
 from streams.kafka import client_options, patiently
 from streams.partitions.kafka_log import KafkaLog
 from streams.producing.producer import Position
@@ -42,9 +43,10 @@ async def replay(
 
     `topic`, `partition` and `offset` say where the record stood. With `fold` only that fold's letter is
     replayed, without it each fold's, or the one of a record that could not be decoded. Raises
-    NoSuchDeadLetter, NotReplayable (before anything is appended) or BrokerUnavailable.
+    NoSuchDeadLetter, NotReplayable (before anything is appended) or BrokerUnavailable, and as `codec_of`.
     """
-    letters = await _letters(settings, topic, partition, offset)
+    codec = await codec_of(settings)
+    letters = await _letters(settings, codec, topic, partition, offset)
     chosen = [letter for letter in letters.values() if fold is None or letter.fold == fold]
     if not chosen:
         there = ", ".join(str(name or "the record itself, which was not readable") for name in letters)
@@ -52,17 +54,17 @@ async def replay(
             f"{topic}/{partition} offset {offset}: no dead letter" + (f" of fold {fold}" if fold else ""),
             hint=f"there is one of: {there}" if letters else "see GET /v1/dead-letters for their positions",
         )
-    codec = Codec(max_record_bytes=settings.max_record_bytes)
+    await codec.learn([_record(letter) for letter in chosen])
     for letter in chosen:
         _check(letter, codec)
     return await _append(settings, chosen)
 
 
 async def _letters(
-    settings: Settings, topic: str, partition: int, offset: int
+    settings: Settings, codec: Codec, topic: str, partition: int, offset: int
 ) -> dict[str | None, DeadLetter]:
     """The letters of a position by fold. All partitions are read: the project that keys them is not known."""
-    codec, subject = Codec(), ("ce_subject", topic.encode())
+    subject = ("ce_subject", topic.encode())
     found: dict[str | None, DeadLetter] = {}
     log = KafkaLog(settings, "dead-letters")
     await log.start()
@@ -70,6 +72,7 @@ async def _letters(
         for number in range(settings.partitions):
             first, end = await log.bounds(topics.DEAD_LETTERS.name, number)
             async for batch in log.read(topics.DEAD_LETTERS.name, number, first, end):
+                await codec.learn(batch)
                 for record in batch:
                     if subject not in record.headers:
                         continue

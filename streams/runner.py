@@ -15,6 +15,7 @@ from schemas import topics
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams.admin import declared, require_topics
+from streams.codec import codec_of
 from streams.folding.report import report
 from streams.folding.task import PartitionTask
 from streams.partitions.kafka_log import KafkaLog
@@ -60,7 +61,7 @@ class Runner:
                         hint="read a keyed topic, such as signals",
                     )
         self._log = KafkaLog(settings, group)
-        self._codec = Codec(max_record_bytes=settings.max_record_bytes)
+        self._codec: Codec | None = None
         self._secret = secret_of(settings)
         self._step = crash_points()
         self.worker: Worker[PartitionTask] = Worker(settings, group, self._topics, self._task, self._step)
@@ -69,6 +70,7 @@ class Runner:
         def of_topic() -> list[Fold[Any]]:
             return [f for f in self._folds() if topic in {t.name for t in f.topics}]
 
+        assert self._codec is not None, "run() first"
         return PartitionTask(
             self._topics[topic],
             partition,
@@ -85,6 +87,7 @@ class Runner:
         """Work until `stop`."""
         tune_garbage_collection()
         await require_topics(self.settings, declared(self.settings, self._folds()))
+        self._codec = await codec_of(self.settings, keeps=True)
         await self._log.start()
         try:
             await self.worker.run(stop)

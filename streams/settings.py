@@ -6,6 +6,7 @@ from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import (
@@ -35,8 +36,9 @@ class Settings(BaseSettings):
     namespace: str = Field(
         "", pattern=r"^[a-zA-Z0-9._-]*$", description="Put before every topic, group and transaction."
     )
-    registry: str | None = Field(
-        None, description="URL of a Confluent Schema Registry; not used yet: ids are the committed ones."
+    registry: SecretStr | None = Field(
+        None,
+        description="http(s)://[user:password@]host[:port][/path] of a schema registry; it gives the ids.",
     )
     database: str | None = Field(
         None, description="SQLAlchemy URL of the views; unset: SQLite in the data folder."
@@ -90,13 +92,25 @@ class Settings(BaseSettings):
 
     @field_validator("registry")
     @classmethod
-    def _not_yet(cls, value: str | None) -> str | None:
-        # Written with other ids than the registry's, events would be unreadable for everyone who uses it.
-        if value:
-            raise ValueError(
-                "a registry cannot give the schema ids yet: unset it, they are the committed ones"
-            )
-        return None
+    def _is_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        try:
+            url = urlsplit(value.get_secret_value())
+            well = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
+        except ValueError:
+            well = False
+        if not well or url.query or url.fragment:
+            raise ValueError("expected http(s)://[user:password@]host[:port][/path]")
+        return value
+
+    @property
+    def registry_url(self) -> str | None:
+        """Where the schema registry is, without credentials; None where ids are the committed ones."""
+        if self.registry is None:
+            return None
+        url = urlsplit(self.registry.get_secret_value())
+        return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path.rstrip("/"), "", ""))
 
     @property
     def embedded(self) -> bool:

@@ -15,6 +15,7 @@ from schemas.codec import Codec, Decoded, Record, decode_key
 from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, OffsetOutOfRange
 from schemas.events import BY_NAME
 from streams.admin import TopicSpec, admin_client, existing
+from streams.codec import codec_of
 from streams.kafka import client_options, patiently, records_of
 from streams.settings import Settings
 
@@ -88,11 +89,10 @@ async def tail(
     """Records of the topics as they come, those of one fetch by the broker's time; undecodable ones too.
 
     Ends when `stop` is set, or without `follow` at what was the end of the log at the start. Raises
-    BrokerUnavailable, and ConfigurationError for unknown topics and types.
+    BrokerUnavailable, ConfigurationError for unknown topics and types, and as `streams.codec.codec_of`.
     """
     filters.check()
     wanted = choose(names)
-    codec = Codec(max_record_bytes=settings.max_record_bytes)
     consumer = AIOKafkaConsumer(
         **client_options(settings),
         group_id=None,
@@ -104,11 +104,14 @@ async def tail(
     )
     try:
         await patiently(f"connecting to {settings.bootstrap}", consumer.start, CONNECT_S)
+        codec = await codec_of(settings)
         places = await _places(settings, wanted)
         consumer.assign(places)
         ends = await _seek(consumer, places, where)
         async for batch in _batches(consumer, ends, follow=where.follow, stop=stop):
-            for record in sorted(records_of(batch, settings.namespace), key=_by_time):
+            records = records_of(batch, settings.namespace)
+            await codec.learn(records)
+            for record in sorted(records, key=_by_time):
                 shown = _decode(codec, record)
                 if shown.decoded is None or filters.admit(shown.decoded):
                     yield shown

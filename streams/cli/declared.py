@@ -11,7 +11,7 @@ from streams.cli.guard import load_settings
 from streams.cli.tables import show
 
 topics = typer.Typer(no_args_is_help=True, help="Topics as declared: list them, create them.")
-schemas = typer.Typer(no_args_is_help=True, help="Schemas of the events: list, show, check.")
+schemas = typer.Typer(no_args_is_help=True, help="Schemas of the events: list, show, check, register.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
@@ -60,13 +60,18 @@ def list_topics(*, as_json: AsJson = False) -> None:
 
 @topics.command("create")
 def create_topics() -> None:
-    """Create what is missing; refuse where a topic has another partition count than declared."""
+    """Create what is missing; refuse where a topic has another partition count than declared.
+
+    With HEADWATER_REGISTRY it registers the schemas first, as `headwater schemas register` does.
+    """
     import asyncio  # noqa: PLC0415
 
-    from streams.admin import ensure_topics  # noqa: PLC0415
+    from streams.supervision.prepare import create  # noqa: PLC0415
 
     settings = load_settings()
-    created = asyncio.run(ensure_topics(settings))
+    created, registered = asyncio.run(create(settings))
+    if registered:
+        typer.echo(f"registered {len(registered)}: {', '.join(registered)}")
     typer.echo(f"created {len(created)}: {', '.join(created)}" if created else "all topics are there")
 
 
@@ -87,17 +92,22 @@ def prepare_topics() -> None:
 
 @schemas.command("list")
 def list_schemas(*, as_json: AsJson = False) -> None:
-    """List subjects, versions and ids."""
-    from schemas.registry import load  # noqa: PLC0415
+    """List subjects, versions and the ids in force."""
+    import asyncio  # noqa: PLC0415
 
+    from streams.codec import ids_of  # noqa: PLC0415
+
+    settings = load_settings()
+    ids = asyncio.run(ids_of(settings))
     rows = [
         {"event": r.name, "subject": r.subject, "version": r.version, "id": r.id}
-        for r in sorted(load().by_id.values(), key=lambda r: (r.subject, r.version))
+        for subject in sorted(ids.versions)
+        for r in ids.versions[subject]
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    show(rows, title="Schemas")
+    show(rows, title=f"Schemas, with the ids of {settings.registry_url or 'the committed lock file'}")
 
 
 @schemas.command("show")
@@ -106,11 +116,13 @@ def show_schema(
     version: Annotated[int | None, typer.Option(help="A version; the newest by default.")] = None,
 ) -> None:
     """Print one Avro schema."""
+    import asyncio  # noqa: PLC0415
+
     from schemas.errors import InvalidEvent  # noqa: PLC0415
     from schemas.events import NAMESPACE  # noqa: PLC0415
-    from schemas.registry import load  # noqa: PLC0415
+    from streams.codec import ids_of  # noqa: PLC0415
 
-    registry = load()
+    registry = asyncio.run(ids_of(load_settings()))
     if event.isdigit():
         found = [registry.by_id[int(event)]] if int(event) in registry.by_id else []
     else:
@@ -120,6 +132,26 @@ def show_schema(
         wanted = f"{event} version {version}" if version else event
         raise InvalidEvent(f"there is no schema {wanted}", hint="`headwater schemas list` names them")
     typer.echo(json.dumps(found[-1].definition, indent=2))
+
+
+@schemas.command("register")
+def register_schemas() -> None:
+    """Register in HEADWATER_REGISTRY what it lacks; refuse where a subject is taken by another schema."""
+    import asyncio  # noqa: PLC0415
+
+    from schemas.errors import ConfigurationError  # noqa: PLC0415
+    from streams.authority.settle import settle  # noqa: PLC0415
+
+    settings = load_settings()
+    if settings.registry is None:
+        raise ConfigurationError(
+            "HEADWATER_REGISTRY is not set: schema ids are the committed ones",
+            hint="set it to a schema registry that speaks Confluent's API",
+        )
+    _, registered = asyncio.run(settle(settings))
+    typer.echo(
+        f"registered {len(registered)}: {', '.join(registered)}" if registered else "all schemas are there"
+    )
 
 
 @schemas.command("check")

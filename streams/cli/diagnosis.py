@@ -43,6 +43,7 @@ def _print_status(said: dict[str, Any], seen: Overview) -> None:
     typer.echo(f"data    {said['data']}")
     answers = "answers" if kafka["reachable"] else "does not answer"
     typer.echo(f"kafka   {kafka['bootstrap']} ({'embedded' if kafka['embedded'] else 'yours'}, {answers})")
+    typer.echo(f"ids     {said['schema_ids']['registry'] or 'the committed ones'} (of schemas)")
     typer.echo(f"api     {said['urls']['api']} (docs: {said['urls']['docs']})")
     typer.echo(f"ports   {', '.join(f'{use} {port}' for use, port in said['ports'].items())}")
     if not seen.running:

@@ -42,6 +42,7 @@ def examine_machine(settings: Settings) -> list[Finding]:
 
 async def examine(settings: Settings) -> list[Finding]:
     """The whole report, the machine's part first."""
-    from streams.doctor.kafka import kafka, schemas  # noqa: PLC0415 - brings the models along
+    from streams.doctor.kafka import kafka  # noqa: PLC0415 - brings the models along
+    from streams.doctor.schemas import schema_ids, schemas  # noqa: PLC0415
 
-    return [*examine_machine(settings), *schemas(), *await kafka(settings)]
+    return [*examine_machine(settings), *schemas(), *await schema_ids(settings), *await kafka(settings)]

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from schemas.errors import HeadwaterError
-from schemas.registry import check as check_schemas
 from streams.doctor.finding import Finding
 from streams.settings import Settings
 from streams.supervision.instance import instance_lock
 from streams.supervision.overview import reachable
 from streams.supervision.status import read_all
-
-
-def schemas() -> list[Finding]:
-    """Whether the committed schemas are those of the models."""
-    try:
-        check_schemas()
-    except HeadwaterError as error:
-        return [Finding("schemas", "fail", error.message, error.hint)]
-    return [Finding("schemas", "ok", "equal to the models")]
 
 
 async def kafka(settings: Settings) -> list[Finding]:

@@ -18,6 +18,7 @@ from schemas import events as e
 from schemas.codec import Codec, Decoded, Record
 from schemas.envelope import derived_id
 from schemas.errors import DecodeError, HeadwaterError
+from streams.codec import learn_patiently
 from streams.fleet.agents import Fleet, HostedAgent
 from streams.fleet.task import Task
 from streams.partitions import letters
@@ -81,6 +82,7 @@ class Handling:
 
     async def handle(self, record: Record) -> None:
         """Bring one record to its end; where Kafka is away that takes until it is back. Raises nothing."""
+        await learn_patiently(self._codec, [record])
         try:
             given = self._codec.decode_record(record)
         except DecodeError as error:

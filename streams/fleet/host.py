@@ -21,6 +21,7 @@ from schemas import topics
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams.admin import TopicSpec, require_topics
+from streams.codec import codec_of
 from streams.fleet.agents import Fleet
 from streams.fleet.handling import Handling, record_of
 from streams.fleet.parts import faust_options
@@ -67,14 +68,13 @@ def load(name: str) -> Fleet:
 class Host:
     """Runs one fleet until it is told to stop."""
 
-    def __init__(self, settings: Settings, fleet: Fleet) -> None:
+    def __init__(self, settings: Settings, fleet: Fleet, codec: Codec) -> None:
         self.settings = settings
         self.fleet = fleet
         self.restarts = 0
         self.lag: int | None = None
         self._hw = Headwater(settings, source=f"fleet/{fleet.name}", deadline_s=_PATIENCE_S)
-        self._codec = Codec(max_record_bytes=settings.max_record_bytes)
-        self.handling = Handling(fleet, self._hw, self._codec)
+        self.handling = Handling(fleet, self._hw, codec)
         self._app: Any = None
 
     @property
@@ -198,4 +198,4 @@ class Host:
 
 async def run(settings: Settings, stop: asyncio.Event, fleet: Fleet) -> None:
     """The `fleet` process."""
-    await Host(settings, fleet).run(stop)
+    await Host(settings, fleet, await codec_of(settings)).run(stop)

@@ -10,19 +10,25 @@ async for event in stream: ...      # our events, decoded
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, TypeVar
 
 import faust
 from faust.serializers.codecs import Codec as FaustCodec
 from faust.serializers.codecs import register
 
-from schemas.codec import Codec
+from schemas.codec import Codec, Record
 from schemas.errors import ConfigurationError
 from schemas.events import Event
 from schemas.topics import BY_NAME
+from streams.codec import codec_of
 from streams.kafka import client_options
 from streams.settings import Settings
 
+T = TypeVar("T")
 CODEC = "headwater"
 """Name of the codec in Faust: `value_serializer=CODEC`."""
 SESSION_S = 10.0
@@ -30,17 +36,32 @@ SESSION_S = 10.0
 
 
 class HeadwaterCodec(FaustCodec):
-    """Events to and from Avro in Confluent framing. Raises what `schemas.codec.Codec` raises."""
+    """Events to and from Avro in Confluent framing, with the schema ids of `settings`, by default the environment's.
 
-    def __init__(self, children: Any = None, **kwargs: Any) -> None:
-        super().__init__(children, **kwargs)
-        self._codec = Codec()
+    Raises what `schemas.codec.Codec` raises, and at its first use what `streams.codec.codec_of` does.
+    """
+
+    def __init__(self, children: Any = None, *, settings: Settings | None = None, **kwargs: Any) -> None:
+        super().__init__(children, settings=settings, **kwargs)
+        self._settings = settings
+
+    @cached_property
+    def _codec(self) -> Codec:
+        return _wait(codec_of(self._settings or Settings()))
 
     def _loads(self, s: bytes) -> Event:
+        if not self._codec.knows(int.from_bytes(s[1:5])):
+            _wait(self._codec.learn([Record("", 0, 0, 0.0, None, s, ())]))
         return self._codec.decode(s)
 
     def _dumps(self, s: Any) -> bytes:
         return self._codec.encode(s)
+
+
+def _wait(question: Coroutine[Any, Any, T]) -> T:
+    """The answer, for Faust's codecs cannot await: in a thread, since a loop runs in this one."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, question).result()
 
 
 register(CODEC, HeadwaterCodec())
@@ -60,7 +81,9 @@ def topic(app: faust.App, settings: Settings, name: str) -> faust.TopicT:
             "reads uncommitted records, and its offsets stop at the first commit marker",
             hint="follow fleet.inbox, which has copies of assignments, or use the SDK's tail for findings",
         )
-    return app.topic(settings.named(name), key_serializer="raw", value_serializer=CODEC)
+    return app.topic(
+        settings.named(name), key_serializer="raw", value_serializer=HeadwaterCodec(settings=settings)
+    )
 
 
 def faust_options(settings: Settings) -> dict[str, Any]:

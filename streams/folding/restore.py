@@ -158,6 +158,7 @@ class Restore:
         reflected = self.engine.clocks.get(LIVE, float("-inf"))
         ticks: deque[e.Tick] = deque()
         async for batch in self._log.read(name, self.engine.partition, max(first, self.tick_offset), end):
+            await self.engine.codec.learn(batch)
             for record in batch:
                 tick = self.engine.codec.decode(record.value)
                 assert isinstance(tick, e.Tick)
@@ -173,6 +174,11 @@ class Restore:
         name, partition = engine.topic.name, engine.partition
         async for batch in self._log.read(name, partition, max(first, start - WINDOW), position):
             await asyncio.sleep(0)
+            # What was undecodable stays so: nobody needs to be asked, who may be away.
+            skips = engine.skips
+            await engine.codec.learn(
+                [r for r in batch if Skip("", r.offset) not in skips] if skips else batch
+            )
             for record in takewhile(lambda r: r.offset < start, batch):
                 engine.remember(record)
             records = [r for r in batch if r.offset >= start]

@@ -173,6 +173,7 @@ class PartitionTask:
             assert self.engine is not None
             try:
                 position = self.engine.position
+                await self._codec.learn(records)
                 sends = self.engine.process([r for r in records if r.offset >= position])
                 self._step("batch.folded")
                 await self._commit(sends)

@@ -13,7 +13,7 @@ from projections import problem
 from projections.api import create_router
 from projections.catalog import views
 from projections.store import Store
-from schemas import registry as schema_registry
+from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams.gateway import health, produce, registry, webhooks
 from streams.gateway.auth import Guard
@@ -35,14 +35,16 @@ Errors are `application/problem+json` (RFC 9457). Lists come in pages: follow `n
 An answer says in `position` what it reflects; send a token as `at_least` to see no older one."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, codec: Codec) -> FastAPI:
     """The gateway of one instance. Connects to Kafka and the views' database when first needed.
+
+    `codec` has the schema ids in force; they are compared with the log's before the first event is written.
 
     Raises ConfigurationError where the API key cannot be made or read.
     """
     admin_key(settings)
     guard = Guard(Keyring(settings))
-    producer = Producer(settings, source="http", deadline_s=DEADLINE_S)
+    producer = Producer(settings, source="http", deadline_s=DEADLINE_S, codec=codec)
     known = views()
     store = Store(settings.database_url, known)
     offsets = KafkaOffsets(settings, [topic for view in known for topic in view.topics])
@@ -79,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(produce.routes(producer, guard))
     app.include_router(webhooks.routes(producer, guard, store))
     app.include_router(create_router(store, guard.caller, Freshness(store, offsets)))
-    app.include_router(registry.routes(schema_registry.load(), guard))
+    app.include_router(registry.routes(codec.registry, guard))
     app.include_router(health.routes(settings, guard))
     describe_events(app)
     return app

@@ -11,6 +11,7 @@ import structlog
 import uvicorn
 
 from schemas.errors import ConfigurationError
+from streams.codec import bare_codec, ids_of
 from streams.gateway.app import create_app
 from streams.settings import Settings
 from streams.supervision.instance import describe, listener
@@ -35,12 +36,12 @@ class _Server(uvicorn.Server):
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve HTTP on 127.0.0.1 until `stop`; open requests get two seconds to end.
 
-    Raises ConfigurationError where the port is taken.
+    Raises ConfigurationError where the port is taken, and as `streams.codec.ids_of`.
     """
     status = ProcessStatus(settings, "serve")
     with _bound(settings.port) as listening:
         config = uvicorn.Config(
-            create_app(settings),
+            create_app(settings, bare_codec(settings, await ids_of(settings))),
             log_config=None,
             access_log=False,  # streams.gateway.correlation logs each request
             server_header=False,

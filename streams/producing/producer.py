@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from schemas.codec import Codec
 from schemas.errors import BrokerUnavailable, HeadwaterError
 from schemas.events import Event
+from streams.codec import admit, bare_codec, ids_of
 from streams.disk import DiskGuard
 from streams.producing.budget import Budget
 from streams.producing.connection import Connection
@@ -45,7 +46,8 @@ class Producer:
     """Writes events to raw topics. Belongs to the event loop that it is first used on.
 
     `deadline_s`: how long a call may go without an acknowledgement before it raises Unacknowledged.
-    `max_unacknowledged_bytes`: emit waits while more than this is under way.
+    `max_unacknowledged_bytes`: emit waits while more than this is under way. `codec` has the schema ids
+    in force; they are asked for when they are first needed unless it is given.
     """
 
     def __init__(
@@ -55,11 +57,14 @@ class Producer:
         source: str = "sdk",
         deadline_s: float = 30.0,
         max_unacknowledged_bytes: int = MAX_UNACKNOWLEDGED_BYTES,
+        codec: Codec | None = None,
     ) -> None:
         self.settings = settings
         self.source = source
         self.deadline_s = deadline_s
-        self.codec = Codec(max_record_bytes=settings.max_record_bytes)
+        self._codec = codec
+        self._admitted = False
+        self._asking = asyncio.Lock()
         self._disk = DiskGuard(settings)
         self._budget = Budget(max_unacknowledged_bytes)
         self._connection = Connection(settings)
@@ -68,13 +73,19 @@ class Producer:
         self._closed = False
 
     async def start(self) -> None:
-        """Connect; raises BrokerUnavailable after the deadline. Optional: emit connects when it has to."""
+        """Connect. Optional: emit connects when it has to.
+
+        Raises BrokerUnavailable after the deadline; RegistryUnavailable; ConfigurationError where the
+        schema ids do not fit the log.
+        """
+        await self._know_ids()
         failure: Exception | None = None
         try:
             async with asyncio.timeout(self.deadline_s):
                 while True:
                     try:
                         await self._connection.client()
+                        await self._admit()
                     except (KafkaError, OSError, TimeoutError) as error:
                         failure = error
                         await asyncio.sleep(_PAUSE_S)
@@ -104,6 +115,12 @@ class Producer:
         await self.stop()
 
     @property
+    def codec(self) -> Codec:
+        """With the schema ids in force, which are known from the start or the first emit on."""
+        assert self._codec is not None, "start() first"
+        return self._codec
+
+    @property
     def unacknowledged_bytes(self) -> int:
         """Bytes under way now."""
         return self._budget.used
@@ -115,8 +132,9 @@ class Producer:
     async def emit(self, event: Event, **options: Unpack[Options]) -> Position:
         """Write one event and wait for the acknowledgement; see `Options`.
 
-        Raises InvalidEvent, RecordTooLarge, ConfigurationError (no such topic, no right to write)
-        or DiskFull before or instead of writing, Unacknowledged (a BrokerUnavailable) after the deadline.
+        Raises InvalidEvent, RecordTooLarge, ConfigurationError (no such topic, no right to write, schema
+        ids that do not fit the log), RegistryUnavailable or DiskFull before or instead of writing,
+        Unacknowledged (a BrokerUnavailable) after the deadline.
         """
         return (await self.emit_many((address(event, self.source, options),)))[0]
 
@@ -127,9 +145,10 @@ class Producer:
         acknowledgement, so a long list may take longer than it. Raises as `emit`; where Kafka
         itself refuses a record (its limits or rights differ from ours), the rest is not sent.
         """
+        codec = await self._know_ids()
         prepared = []
         for number, item in enumerate(items, 1):
-            prepared.append(prepare(item, self.codec))
+            prepared.append(prepare(item, codec))
             if number % _TURN == 0:
                 await asyncio.sleep(0)  # a long list holds the loop for no longer than 10 ms
         return await self.send(prepared)
@@ -149,6 +168,7 @@ class Producer:
         self._calls.add(call)
         try:
             async with asyncio.timeout(self.deadline_s) as call.clock:
+                await self._admit()
                 await self._enqueue(prepared, call)
                 await asyncio.wait((call.done,))
         except TimeoutError:
@@ -170,6 +190,26 @@ class Producer:
         """Wait until every event given to this producer so far is acknowledged or has failed."""
         if self._calls:
             await asyncio.wait([call.done for call in self._calls])
+
+    async def _know_ids(self) -> Codec:
+        if self._codec is None:
+            async with self._asking:
+                if self._codec is None:
+                    self._codec = bare_codec(self.settings, await ids_of(self.settings))
+        return self._codec
+
+    async def _admit(self) -> None:
+        """Before the first record: whether the ids fit the log. Waits for Kafka as long as the caller does."""
+        if self._admitted:
+            return
+        async with self._asking:
+            while not self._admitted:
+                try:
+                    await admit(self.settings, self.codec)
+                except BrokerUnavailable as error:
+                    self._connection.last_error = error
+                else:
+                    self._admitted = True
 
     async def _enqueue(self, prepared: Sequence[Prepared], call: Call) -> None:
         counts: dict[str, int] = {}

@@ -9,6 +9,7 @@ import structlog
 
 from schemas.codec import Codec
 from streams.admin import declared, require_topics
+from streams.codec import codec_of
 from streams.partitions.kafka_log import KafkaLog
 from streams.partitions.log import Step, crash_points
 from streams.partitions.worker import Worker
@@ -30,12 +31,12 @@ def group_of(reactor: Reactor) -> str:
 class Host:
     """One reactor's part of this process."""
 
-    def __init__(self, settings: Settings, reactor: Reactor, step: Step) -> None:
+    def __init__(self, settings: Settings, reactor: Reactor, codec: Codec, step: Step) -> None:
         self.settings = settings
         self.reactor = reactor
         self._topics = {topic.name: topic for topic in reactor.topics}
         self._log = KafkaLog(settings, group_of(reactor))
-        self._codec = Codec(max_record_bytes=settings.max_record_bytes)
+        self._codec = codec
         self._step = step
         self.worker: Worker[ReactorTask] = Worker(settings, group_of(reactor), self._topics, self._task, step)
 
@@ -65,9 +66,10 @@ class Host:
 
 async def run(settings: Settings, stop: asyncio.Event, reactors: Iterable[Reactor] | None = None) -> None:
     """The `reactors` process; those of the catalog unless given. What one of them raises ends all."""
-    step = crash_points()
-    hosts = [Host(settings, reactor, step) for reactor in (catalog() if reactors is None else reactors)]
-    await require_topics(settings, declared(settings, reactors=[host.reactor for host in hosts]))
+    reactors = list(catalog() if reactors is None else reactors)
+    await require_topics(settings, declared(settings, reactors=reactors))
+    codec, step = await codec_of(settings, keeps=True), crash_points()
+    hosts = [Host(settings, reactor, codec, step) for reactor in reactors]
     reporting = asyncio.create_task(report(hosts, ProcessStatus(settings, "reactors")))
     running = [asyncio.create_task(host.run(stop), name=host.reactor.name) for host in hosts]
     try:

@@ -14,6 +14,7 @@ from schemas.codec import Codec
 from schemas.errors import DecodeError
 from schemas.events import Event
 from schemas.topics import Topic
+from streams.codec import codec_of, learn_patiently
 from streams.kafka import client_options, patiently, records_of
 from streams.settings import Settings
 
@@ -39,7 +40,7 @@ class Table:
         """By record key, which is unique over projects."""
         self._settings = settings
         self._topic = topic
-        self._codec = Codec(max_record_bytes=settings.max_record_bytes)
+        self._codec: Codec | None = None
         self._consumer = AIOKafkaConsumer(
             **client_options(settings),
             group_id=None,
@@ -54,6 +55,7 @@ class Table:
         """Read all that there is, then follow. Raises BrokerUnavailable."""
         consumer = self._consumer
         await patiently("connecting", consumer.start, _CONNECT_S)
+        self._codec = await codec_of(self._settings)
         name = self._settings.named(self._topic.name)
         partitions = await patiently("reading metadata", self._partitions, _CONNECT_S)
         places = [TopicPartition(name, p) for p in partitions]
@@ -90,8 +92,11 @@ class Table:
 
     async def _read(self) -> None:
         fetched = await self._consumer.getmany(timeout_ms=_POLL_MS)
+        assert self._codec is not None, "open() first"
         for messages in fetched.values():
-            for record in records_of(messages, self._settings.namespace):
+            records = records_of(messages, self._settings.namespace)
+            await learn_patiently(self._codec, records)
+            for record in records:
                 try:
                     decoded = self._codec.decode_record(record)
                 except DecodeError as error:

@@ -125,6 +125,7 @@ class ReactorTask:
                     found.pop(record.key, None)
                 else:
                     found[record.key] = decode(record.value)
+        await self._codec.learn([entry.record for entry in found.values() if entry.record is not None])
         ledger = Ledger(self.reactor.concurrency)
         ledger.restore(found.values())
         for entry in found.values():
@@ -141,6 +142,7 @@ class ReactorTask:
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Plan what records call for, in order, and commit."""
+        await self._codec.learn(records)
         for record in records:
             if record.offset >= self._position:
                 self._plan(record)

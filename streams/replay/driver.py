@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from schemas.codec import Codec
 from schemas.envelope import Clock
 from schemas.errors import ConfigurationError, InvalidEvent, RecordTooLarge
+from schemas.registry import load
 from schemas.topics import topic_of
+from streams.codec import bare_codec
 from streams.producing.outgoing import PROJECT, Outgoing, address, prepare
 from streams.producing.producer import Producer
 from streams.replay.formats import format_named
@@ -126,7 +127,8 @@ class _Driver:
     ) -> None:
         self._report = report
         self._clock = clock
-        self._codec = Codec(max_record_bytes=settings.max_record_bytes)
+        # Only to tell which event of a batch is refused: the ids do not matter.
+        self._codec = bare_codec(settings, load())
         self._skip_bad = skip_bad
         self._pace = pace
         self._progress = progress

@@ -7,9 +7,9 @@ import asyncio
 import structlog
 
 from schemas.errors import BrokerUnavailable, ConfigurationError
-from streams.admin import ensure_topics
 from streams.broker import Broker
 from streams.settings import Settings
+from streams.supervision.prepare import prepare
 from streams.supervision.status import ProcessStatus
 
 log = structlog.get_logger()
@@ -19,7 +19,8 @@ _POLL_S = 0.5
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Run the broker.
 
-    Raises ConfigurationError where another cluster is configured, BrokerUnavailable where it ends by itself.
+    Raises ConfigurationError where another cluster is configured, BrokerUnavailable where it ends by itself;
+    otherwise as `prepare`.
     """
     if not settings.embedded:
         raise ConfigurationError(
@@ -30,9 +31,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     broker = Broker(settings)
     await broker.start()
     try:
-        created = await ensure_topics(settings)
+        for line in await prepare(settings):
+            log.info("broker.prepared", what=line)
         status.set("running", pid=broker.pid)
-        log.info("broker.ready", bootstrap=settings.bootstrap, pid=broker.pid, topics_created=len(created))
+        log.info("broker.ready", bootstrap=settings.bootstrap, pid=broker.pid)
         while not stop.is_set():
             if broker.pid is None:
                 raise BrokerUnavailable(

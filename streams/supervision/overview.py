@@ -195,6 +195,10 @@ def as_json(settings: Settings, seen: Overview) -> dict[str, Any]:
             "namespace": settings.namespace,
             "reachable": reachable(settings.bootstrap),
         },
+        "schema_ids": {
+            "authority": "committed" if settings.registry is None else "registry",
+            "registry": settings.registry_url,
+        },
         "ports": ports(settings),
         "urls": {"api": settings.api_url, "docs": f"{settings.api_url}/docs"},
         "processes": {

@@ -1,21 +1,23 @@
-"""What has to be true of Kafka before processes start: topics made, or checked and never changed."""
+"""What has to be true before processes start: schema ids settled; topics made, or checked and never changed."""
 
 from __future__ import annotations
 
 from schemas.errors import ConfigurationError
 from streams.admin import admin_client, declared, ensure_topics, existing
+from streams.authority.settle import remember, settle
 from streams.settings import Settings
 
 
 async def prepare(settings: Settings) -> list[str]:
-    """Create the embedded broker's topics; of a cluster of the user's, look whether they are there.
+    """Create what an embedded broker needs; of a cluster of the user's, look whether its topics are there.
 
-    Returns lines to be shown. Raises ConfigurationError where topics are missing from a cluster, or
-    where one has another partition count than declared.
+    Schemas that a registry lacks are registered. Returns lines to be shown. Raises ConfigurationError
+    where topics are missing from a cluster, where one has another partition count than declared, or
+    where schema ids do not fit the log; RegistryUnavailable, SchemaIncompatible.
     """
     if settings.embedded:
-        created = await ensure_topics(settings)
-        return [f"created {len(created)} topics"] if created else []
+        created, registered = await create(settings)
+        return _registered(settings, registered) + ([f"created {len(created)} topics"] if created else [])
     wanted = declared(settings)
     async with admin_client(settings) as client:
         there = await existing(client, settings, wanted)
@@ -35,4 +37,18 @@ async def prepare(settings: Settings) -> list[str]:
             f"partition counts differ from what is declared: {'; '.join(other)}",
             hint="set HEADWATER_PARTITIONS / HEADWATER_RAW_PARTITIONS to what is there",
         )
-    return []
+    ids, registered = await settle(settings)
+    await remember(settings, ids)
+    return _registered(settings, registered)
+
+
+async def create(settings: Settings) -> tuple[list[str], list[str]]:
+    """Create missing topics and register missing schemas; returns the names of both. Raises as `prepare`."""
+    ids, registered = await settle(settings)
+    created = await ensure_topics(settings)
+    await remember(settings, ids)
+    return created, registered
+
+
+def _registered(settings: Settings, schemas: list[str]) -> list[str]:
+    return [f"registered {len(schemas)} schemas at {settings.registry_url}"] if schemas else []

@@ -17,8 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from projections.catalog import views as catalog
 from projections.store import Store, ViewHeld, ViewMoved
 from projections.view import Entry, View
-from schemas.codec import Codec, Record
+from schemas.codec import Record
 from schemas.errors import HeadwaterError, OffsetOutOfRange
+from streams.codec import codec_of
 from streams.settings import Settings
 from streams.supervision.metrics import REGISTRY
 from streams.supervision.status import ProcessStatus
@@ -98,6 +99,7 @@ class Follower:
             while not stop.is_set():
                 batch = await source.batch()
                 if batch.end:
+                    await self._decoder.learn(batch.records)
                     await self._apply(generation, batch, stop)
                 self.lag = source.lag
                 if silent != (source.silent_s > 5):
@@ -167,9 +169,10 @@ async def run(settings: Settings, stop: asyncio.Event, views: Sequence[View] | N
             topics = {topic.name: topic for view in views for topic in view.topics}
             counts = await _persist(stop, lambda: partition_counts(settings, topics.values()))
             await _persist(stop, lambda: loop.run_in_executor(executor, store.prepare))
-            if counts is None:
+            codec = await _persist(stop, lambda: codec_of(settings))
+            if counts is None or codec is None:
                 return
-            decoder = Decoder(Codec(max_record_bytes=settings.max_record_bytes))
+            decoder = Decoder(codec)
             followers = [Follower(settings, view, store, counts, executor, decoder) for view in views]
             async with asyncio.TaskGroup() as tasks:
                 for follower in followers:

@@ -17,7 +17,7 @@ from projections.catalog import views as catalog
 from projections.generations import lacking
 from projections.store import Store, ViewNotReady
 from projections.view import Place, View
-from schemas.codec import Codec
+from streams.codec import codec_of
 from streams.settings import Settings
 from streams.views.source import Decoder, Source, partition_counts
 
@@ -113,7 +113,7 @@ async def rebuild(
 async def _replay(
     settings: Settings, store: Store, source: Source, generation: int, progress: Progress | None
 ) -> tuple[int, int]:
-    decoder = Decoder(Codec(max_record_bytes=settings.max_record_bytes), keep_bytes=0)
+    decoder = Decoder(await codec_of(settings), keep_bytes=0)
     name = source.view.name
     events = skipped = 0
     begin = sum(source.position.values())
@@ -121,6 +121,7 @@ async def _replay(
     while True:
         batch = await source.batch()
         if batch.end:
+            await decoder.learn(batch.records)
             entries, undecodable = await asyncio.to_thread(decoder.entries, batch.records)
             refused = await asyncio.to_thread(store.apply, name, generation, entries, batch.start, batch.end)
             events += len(entries) - len(refused)

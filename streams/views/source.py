@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from threading import Lock
 from typing import NamedTuple
@@ -179,6 +179,10 @@ class Decoder:
         self._bytes = 0
         # Views get a batch at the same time: the second waits and finds it decoded.
         self._lock = Lock()
+
+    async def learn(self, records: Sequence[Record]) -> None:
+        """Before `entries`: see Codec."""
+        await self._codec.learn(records)
 
     def entries(self, records: Iterable[Record]) -> tuple[list[Entry], list[Undecodable]]:
         """Records as entries, and those that are no events; called from any thread."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,8 @@ import pytest
 from processors.fold import Fold, Output
 from schemas import events as e
 from schemas import topics
+from schemas.codec import Codec, Record
+from schemas.errors import RegistryUnavailable
 from streams.folding import snapshots
 from streams.folding.engine import Engine
 from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, STATE_PREFIX
@@ -545,3 +547,34 @@ async def test_a_crash_in_a_restore() -> None:
         with pytest.raises(Crash):
             await bed.up()
     assert {topic: bed.log.records(topic, 0) for topic in bed.log.partitions} == before
+
+
+class Away(Codec):
+    """Would ask a registry about an id that it does not know, and the registry is away."""
+
+    async def learn(self, records: Sequence[Record]) -> None:
+        """See Codec."""
+        if any(r.value is not None and not self.knows(int.from_bytes(r.value[1:5])) for r in records):
+            raise RegistryUnavailable("the registry is away")
+
+
+async def test_what_was_undecodable_is_not_asked_for_again() -> None:
+    """A record of an unknown schema became a dead letter: a restore needs nobody's word for it; a new one does."""
+    bed = Partition(lambda: [Chain()])
+    bed.put(1.0)
+    bed.append(b"\x00\x7f\xff\xff\xffjunk")
+    bed.put(2.0)
+    first = await bed.up()
+    await bed.drain(first)
+    assert len(bed.letters()) == 1
+    second = bed.task()
+    second._codec = Away()
+    await second.assign()
+    assert states(second.engine) == states(first.engine)
+    bed.append(b"\x00\x7f\xff\xff\xffjunk")
+    with pytest.raises(RegistryUnavailable):
+        await bed.drain(second)
+    assert len(bed.letters()) == 1
+    third = await bed.up()
+    await bed.drain(third)
+    assert len(bed.letters()) == 2

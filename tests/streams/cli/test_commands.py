@@ -73,7 +73,6 @@ def test_what_is_not_understood_ends_with_2(runner: CliRunner, arguments: list[s
         ("HEADWATER_PORT", "80"),
         ("HEADWATER_NAMESPACE", "a b"),
         ("HEADWATER_PARTITIONS", "0"),
-        ("HEADWATER_REGISTRY", "http://127.0.0.1:8081"),
     ],
 )
 def test_a_wrong_setting_is_named(
@@ -87,6 +86,27 @@ def test_a_wrong_setting_is_named(
     assert value in result.stderr
     assert len(result.stderr.splitlines()) == 2
     assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_registry_is_named_and_its_password_not_shown(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that is none may hold a password: the variable and what is expected are said, not its value."""
+    monkeypatch.setenv("HEADWATER_REGISTRY", "me:s3cret@registry:8081")
+    result = runner.invoke(app, ["status"])
+    assert result.exit_code == 1
+    assert "HEADWATER_REGISTRY: Value error, expected http(s)://" in result.stderr
+    assert "s3cret" not in result.stderr
+
+
+def test_schemas_are_registered_in_a_registry_alone(
+    runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without HEADWATER_REGISTRY there is nowhere to register; said, with what to set."""
+    monkeypatch.setenv("HEADWATER_DATA", str(tmp_path))
+    result = runner.invoke(app, ["schemas", "register"])
+    assert result.exit_code == 1
+    assert "HEADWATER_REGISTRY is not set" in result.stderr
 
 
 def test_a_wrong_secret_is_named_and_not_shown(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:

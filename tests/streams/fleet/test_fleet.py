@@ -103,7 +103,7 @@ async def until(holds: Callable[[], Any], seconds: float = 60.0) -> None:
 async def hosted(settings: Settings, crew: Fleet = fleet) -> AsyncIterator[host.Host]:
     """A host in this process."""
     await ensure_topics(settings)
-    here, stop = host.Host(settings, crew), asyncio.Event()
+    here, stop = host.Host(settings, crew, Codec()), asyncio.Event()
     running = asyncio.create_task(here.run(stop))
     await until(lambda: here._app is not None or running.done())
     try:

@@ -10,6 +10,7 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from fastapi import FastAPI
 
+from schemas.codec import Codec
 from schemas.topics import RAW
 from streams.gateway.app import create_app
 from streams.kafka import client_options
@@ -30,7 +31,7 @@ def settings(broker: Settings, tmp_path_factory: pytest.TempPathFactory) -> Sett
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app(settings: Settings) -> AsyncIterator[FastAPI]:
     """The application, started."""
-    app = create_app(settings)
+    app = create_app(settings, Codec())
     async with app.router.lifespan_context(app):
         yield app
 

@@ -19,6 +19,7 @@ from schemathesis.checks import not_a_server_error
 
 from projections.catalog import views
 from projections.store import Store
+from schemas.codec import Codec
 from schemas.topics import RAW
 from streams.gateway.app import create_app
 from streams.keys import admin_key
@@ -46,7 +47,7 @@ def schema(url: str) -> Any:
 
 def test_the_document_is_openapi_3_1(settings: Settings) -> None:
     """It names every door, and every operation has a summary and an id."""
-    document = create_app(settings).openapi()
+    document = create_app(settings, Codec()).openapi()
     assert document["openapi"] == "3.1.0"
     expected = {"/v1/events", "/v1/components", "/v1/components/{component_id}", "/v1/agents", "/v1/runs"}
     expected |= {"/v1/runs/{run_id}", "/v1/anomalies", "/v1/dead-letters", "/healthz", "/readyz", "/metrics"}

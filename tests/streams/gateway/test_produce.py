@@ -14,6 +14,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from projections.position import decode
+from schemas.codec import Codec
 from schemas.envelope import format_time
 from schemas.events import MetricReported
 from streams.gateway.app import create_app
@@ -338,7 +339,7 @@ async def test_without_a_known_key(http: httpx.AsyncClient, written: Count, head
 async def test_while_the_broker_is_away(tmp_path: Path) -> None:
     """503 with Retry-After once the deadline has passed, for one event and for many."""
     settings = Settings(data=tmp_path, port=free_base_port())
-    app = create_app(settings)
+    app = create_app(settings, Codec())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         headers = {"Authorization": f"Bearer {admin_key(settings)}"}
@@ -356,7 +357,7 @@ async def test_while_the_broker_is_away(tmp_path: Path) -> None:
 async def test_while_the_disk_is_full(tmp_path: Path) -> None:
     """507 before anything is sent, where the embedded log's disk has less than the reserve."""
     settings = Settings(data=tmp_path, port=free_base_port(), disk_reserve_bytes=2**60)
-    app = create_app(settings)
+    app = create_app(settings, Codec())
     async with app.router.lifespan_context(app):
         headers = {"Authorization": f"Bearer {admin_key(settings)}"}
         async with httpx.AsyncClient(

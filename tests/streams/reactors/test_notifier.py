@@ -14,6 +14,7 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from schemas import events as e
+from schemas.codec import Codec
 from schemas.envelope import Envelope
 from streams.admin import ensure_topics
 from streams.gateway.app import create_app
@@ -65,7 +66,7 @@ async def instance(settings: Settings) -> AsyncIterator[Instance]:
         asyncio.create_task(host.run(settings, stop)),
         asyncio.create_task(follower.run(settings, stop)),
     ]
-    app = create_app(settings)
+    app = create_app(settings, Codec())
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -217,7 +218,7 @@ async def test_what_cannot_be_registered(
     broker: Settings, settings: Settings, body: dict[str, Any], says: str
 ) -> None:
     """A registration that makes no sense is answered with what is wrong, and changes nothing."""
-    app = create_app(settings)
+    app = create_app(settings, Codec())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
         http.headers["Authorization"] = f"Bearer {admin_key(settings)}"
         answer = await http.post("/v1/webhooks", json=body)
