@@ -35,10 +35,11 @@ class Dispatcher(Reactor):
     _producer: Producer
 
     async def open(self, settings: Settings) -> None:
-        """Make a producer; it connects when there is something to copy."""
+        """Connect."""
         from streams.producing.producer import Producer  # noqa: PLC0415 - see Notifier.open
 
         self._producer = Producer(settings, source=f"headwater/{self.name}", deadline_s=30.0)
+        await self._producer.start()
 
     async def close(self) -> None:
         """Disconnect."""
