@@ -64,3 +64,11 @@ async def patiently(what: str, attempt: Callable[[], Awaitable[T]], deadline_s: 
             log.debug("kafka.retry", what=what, error=repr(error))
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)
+
+
+async def disconnect(client: Any) -> None:
+    """Stop an aiokafka client. What its tasks end with while Kafka is away must not look like our own end."""
+    stopping = asyncio.ensure_future(client.stop())
+    await asyncio.wait({stopping})
+    if not stopping.cancelled():
+        stopping.result()

@@ -16,7 +16,7 @@ from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, O
 from schemas.events import BY_NAME
 from streams.admin import TopicSpec, admin_client, existing
 from streams.codec import codec_of
-from streams.kafka import client_options, patiently, records_of
+from streams.kafka import client_options, disconnect, patiently, records_of
 from streams.settings import Settings
 
 CONNECT_S = 10.0
@@ -116,7 +116,7 @@ async def tail(
                 if shown.decoded is None or filters.admit(shown.decoded):
                     yield shown
     finally:
-        await consumer.stop()
+        await disconnect(consumer)
 
 
 async def _places(settings: Settings, names: Sequence[str]) -> list[TopicPartition]:

@@ -15,7 +15,7 @@ from projections.position import BadToken
 from projections.view import Place
 from schemas import topics
 from schemas.errors import BrokerUnavailable
-from streams.kafka import client_options, patiently
+from streams.kafka import client_options, disconnect, patiently
 from streams.settings import Settings
 from streams.views.source import partition_counts
 
@@ -86,7 +86,7 @@ class KafkaOffsets:
         """Disconnect."""
         for consumer in (self._group, self._probe):
             if consumer is not None:
-                await consumer.stop()
+                await disconnect(consumer)
         self._group = self._probe = None
 
     async def _holding_records(self, ranges: Mapping[Place, tuple[int | None, int]]) -> set[Place]:

@@ -19,7 +19,7 @@ from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, O
 from schemas.topics import Topic
 from streams.admin import TopicSpec, admin_client, existing
 from streams.folding.engine import CLAMP_S
-from streams.kafka import client_options, patiently, records_of
+from streams.kafka import client_options, disconnect, patiently, records_of
 from streams.settings import Settings
 
 DEADLINE_S = 30.0
@@ -145,7 +145,7 @@ class Source:
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._consumer.stop()
+        await disconnect(self._consumer)
 
     def _listen(self, polled: bool, waited_s: float) -> None:
         """Note whether Kafka still answers: aiokafka retries in silence while it is away."""
