@@ -15,8 +15,13 @@ _EPOCH_US = 62_135_596_800_000_000
 _LATEST_US = 253_402_300_800_000_000
 
 
+def without_nul(text: str) -> str:
+    """The text as a view keeps it: PostgreSQL has no NUL in text, so it becomes U+FFFD everywhere."""
+    return text.replace("\x00", "\ufffd")
+
+
 class _Text(TypeDecorator[str]):
-    """Text that sorts by code point everywhere. PostgreSQL has no NUL in text: it becomes U+FFFD there."""
+    """Text that sorts by code point everywhere, without NUL."""
 
     impl = Text
     cache_ok = True
@@ -26,11 +31,9 @@ class _Text(TypeDecorator[str]):
             return dialect.type_descriptor(postgresql.TEXT(collation="C"))
         return dialect.type_descriptor(Text())
 
-    def bind_processor(self, dialect: Dialect) -> Any:
-        """None where the driver takes everything: a call per value would cost more than the insert."""
-        if dialect.name != "postgresql":
-            return None
-        return lambda value: value.replace("\x00", "\ufffd") if value and "\x00" in value else value
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's
+        """Values of questions; rows are written by `projections.writing`."""
+        return without_nul(value) if value else value
 
 
 TEXT = _Text()

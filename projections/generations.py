@@ -76,11 +76,12 @@ class Layouts:
 
     def drop(self, connection: Connection, view: View, generation: int) -> None:
         """Remove them and what is known of the generation."""
-        self._layout(view, generation)[0].drop_all(connection)
-        for table in (OFFSETS, GENERATIONS):
+        # First the row that writers lock first: the other way round they and we would wait for each other.
+        for table in (GENERATIONS, OFFSETS):
             connection.execute(
                 delete(table).where(table.c.view == view.name, table.c.generation == generation)
             )
+        self._layout(view, generation)[0].drop_all(connection)
         del self.known[view.name, generation]
 
     def _layout(self, view: View, generation: int) -> tuple[MetaData, Tables]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
-from sqlalchemy import Column, Connection, MetaData, Table, delete, select
+from sqlalchemy import Column, Connection, Index, MetaData, Table, delete, or_, select
+from sqlalchemy.exc import IntegrityError
 
 from projections.columns import BYTES, INTEGER, TEXT
-from projections.merging import put
+from projections.merging import put, put_new
 from projections.view import Entry
+from projections.writing import Row
 
 WINDOW = 16_384
 """Offsets within which a keyed topic's duplicates are dropped: the rule of the folds' runner, too."""
@@ -24,15 +26,17 @@ def digest(entry: Entry) -> bytes:
 
 def window_table(name: str, metadata: MetaData) -> Table:
     """The last offset of each event within the window of its partition."""
-    return Table(
+    table = Table(
         name,
         metadata,
         Column("topic", TEXT, primary_key=True),
-        Column("partition", INTEGER, primary_key=True),
+        Column("partition", INTEGER, primary_key=True, autoincrement=False),
         Column("digest", BYTES, primary_key=True),
-        Column("offset", INTEGER, nullable=False, index=True),
+        Column("offset", INTEGER, nullable=False),
         sqlite_with_rowid=False,
     )
+    Index(None, table.c.topic, table.c.partition, table.c.offset)
+    return table
 
 
 def fresh_in_window(
@@ -43,35 +47,66 @@ def fresh_in_window(
     A duplicate prolongs the window, as in the folds' runner. A dead letter's replay is addressed
     to a fold and is nobody's event here: it is left out, and not noted.
     """
-    places: dict[tuple[str, int], list[Entry]] = {}
-    for entry in batch:
-        if entry.envelope.replay_of is None:
-            places.setdefault((entry.topic, entry.partition), []).append(entry)
+    named = [(digest(entry), entry) for entry in batch if entry.envelope.replay_of is None]
+    last = {(entry.topic, entry.partition, name): entry.offset for name, entry in named}
+    before: dict[tuple[str, int, bytes], int] = {}
+    if not _is_new(connection, table, last):
+        before = _known(connection, table, last)
+        put(connection, table, _rows(last))
     fresh: list[Entry] = []
-    for (topic, partition), entries in places.items():
-        names = [digest(entry) for entry in entries]
-        here = (table.c.topic == topic) & (table.c.partition == partition)
-        last: dict[bytes, int] = {}
-        for chunk in _chunks(names):
-            rows = connection.execute(
-                select(table.c.digest, table.c.offset).where(here, table.c.digest.in_(chunk))
-            )
-            last.update({bytes(name): offset for name, offset in rows})
-        for name, entry in zip(names, entries, strict=True):
-            if last.get(name, -1) < max(0, entry.offset - window):
-                fresh.append(entry)
-            last[name] = entry.offset
-        put(
-            connection,
-            table,
-            [
-                {"topic": topic, "partition": partition, "digest": name, "offset": offset}
-                for name, offset in sorted(last.items())
-            ],
-        )
-        gone = entries[-1].offset - window
-        connection.execute(delete(table).where(here, table.c.offset < gone))
+    for name, entry in named:
+        key = (entry.topic, entry.partition, name)
+        if before.get(key, -1) < max(0, entry.offset - window):
+            fresh.append(entry)
+        before[key] = entry.offset
+    _forget(connection, table, (entry for _, entry in named), window)
     return fresh
+
+
+def _is_new(connection: Connection, table: Table, last: Mapping[tuple[str, int, bytes], int]) -> bool:
+    """Note the events, unless one is there already: mostly none is, and then nothing has to be looked up."""
+    try:
+        with connection.begin_nested():
+            put_new(connection, table, _rows(last))
+    except IntegrityError:
+        return False
+    return True
+
+
+def _rows(last: Mapping[tuple[str, int, bytes], int]) -> list[Row]:
+    return [
+        {"topic": topic, "partition": partition, "digest": name, "offset": offset}
+        for (topic, partition, name), offset in sorted(last.items())
+    ]
+
+
+def _known(
+    connection: Connection, table: Table, wanted: Iterable[tuple[str, int, bytes]]
+) -> dict[tuple[str, int, bytes], int]:
+    places: dict[tuple[str, int], list[bytes]] = {}
+    for topic, partition, name in wanted:
+        places.setdefault((topic, partition), []).append(name)
+    c = table.c
+    known = {}
+    for (topic, partition), names in places.items():
+        here = (c.topic == topic) & (c.partition == partition)
+        for chunk in _chunks(names):
+            rows = connection.execute(select(c.digest, c.offset).where(here, c.digest.in_(chunk)))
+            known.update({(topic, partition, bytes(name)): offset for name, offset in rows})
+    return known
+
+
+def _forget(connection: Connection, table: Table, entries: Iterable[Entry], window: int) -> None:
+    """Drop what lies outside of the window."""
+    ends = {(entry.topic, entry.partition): entry.offset for entry in entries}
+    c = table.c
+    gone = [
+        (c.topic == topic) & (c.partition == partition) & (c.offset < end - window)
+        for (topic, partition), end in ends.items()
+        if end > window
+    ]
+    if gone:
+        connection.execute(delete(table).where(or_(*gone)))
 
 
 def counted_table(name: str, metadata: MetaData) -> Table:
@@ -88,11 +123,14 @@ def fresh_ever(connection: Connection, table: Table, batch: Sequence[Entry]) -> 
     for entry in batch:
         if entry.envelope.replay_of is None:
             unseen.setdefault(digest(entry), entry)
-    for chunk in _chunks(list(unseen)):
-        for (name,) in connection.execute(select(table.c.digest).where(table.c.digest.in_(chunk))):
-            del unseen[bytes(name)]
-    if unseen:
-        connection.execute(table.insert(), [{"digest": name} for name in sorted(unseen)])
+    try:
+        with connection.begin_nested():
+            put_new(connection, table, [{"digest": name} for name in sorted(unseen)])
+    except IntegrityError:
+        for chunk in _chunks(list(unseen)):
+            for (name,) in connection.execute(select(table.c.digest).where(table.c.digest.in_(chunk))):
+                del unseen[bytes(name)]
+        put_new(connection, table, [{"digest": name} for name in sorted(unseen)])
     return list(unseen.values())
 
 

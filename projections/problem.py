@@ -12,13 +12,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 from projections.access import Forbidden
 from projections.generations import ViewNotReady
 from projections.paging import BadCursor, NotFound
 from projections.position import BadToken
+from projections.trouble import TROUBLE, DatabaseUnavailable
 from schemas import errors as e
 
 log = structlog.get_logger()
@@ -34,6 +34,7 @@ STATUS: Mapping[type[e.HeadwaterError], int] = {
     e.RecordTooLarge: 413,
     e.InvalidEvent: 422,
     e.BrokerUnavailable: 503,
+    DatabaseUnavailable: 503,
     ViewNotReady: 503,
     e.DeadlineExceeded: 504,
     e.DiskFull: 507,
@@ -126,9 +127,8 @@ def install(app: FastAPI, statuses: Mapping[type[e.HeadwaterError], int] | None 
         kind = HTTPStatus(error.status_code).phrase.title().replace(" ", "").replace("-", "")
         return respond(request, error.status_code, kind, str(error.detail), headers=error.headers)
 
-    @app.exception_handler(DBAPIError)
-    async def _database(request: Request, error: DBAPIError) -> JSONResponse:
-        log.error("http.database_failed", path=request.url.path, error=str(error.orig))
+    async def _database(request: Request, error: Exception) -> JSONResponse:
+        log.error("http.database_failed", path=request.url.path, error=str(getattr(error, "orig", error)))
         return respond(
             request,
             503,
@@ -137,6 +137,9 @@ def install(app: FastAPI, statuses: Mapping[type[e.HeadwaterError], int] | None 
             hint="see `headwater doctor`",
             headers={"Retry-After": "1"},
         )
+
+    for trouble in TROUBLE:
+        app.add_exception_handler(trouble, _database)
 
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:

@@ -1,20 +1,23 @@
 """Views in SQL: rows and offsets change in one transaction, and are read in one.
 
-SQLite in WAL mode has one writer at a time: the writing engine has one connection, whose checkout
-is the queue. Readers have a snapshot of their own. On PostgreSQL the same holds by row locks.
+SQLite in WAL mode has one writer at a time; on PostgreSQL whoever writes a view locks its generation's
+row first. Readers have a snapshot: they see one moment, whoever writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy import URL, Connection, select, text
+from sqlalchemy.exc import DBAPIError
 
+from projections import database, trouble
 from projections import generations as g
 from projections.generations import (  # they are raised here
     Layouts,
@@ -26,16 +29,9 @@ from projections.merging import put
 from projections.surviving import Refused, apply_surviving
 from projections.view import Entry, Offsets, Place, Tables, View
 
-_BUSY_S = 60
-_WRITER_PRAGMAS = (
-    "journal_mode=WAL",
-    # Against power loss this may lose the last transactions, rows and offsets together: they are read again.
-    "synchronous=NORMAL",
-    "temp_store=MEMORY",
-    "cache_size=-32768",
-    "wal_autocheckpoint=4000",
-    "journal_size_limit=67108864",
-)
+T = TypeVar("T")
+ATTEMPTS = 5
+"""So often a transaction is tried that another one got into the way of."""
 
 
 @dataclass(frozen=True)
@@ -48,36 +44,37 @@ class Reading:
 
 
 class Store:
-    """The views' database. Methods block: call them from a thread where there is an event loop."""
+    """The views' database. Methods block: call them from a thread where there is an event loop.
+
+    Raises ConfigurationError for a URL of another kind of database, or without its driver. Methods
+    raise the database's own errors (SQLAlchemy's) beside those they name; see `projections.trouble`.
+    """
 
     def __init__(self, url: str | URL, views: Iterable[View]) -> None:
-        self.url = make_url(url)
+        self.url = database.database_url(url)
         self.views = {view.name: view for view in views}
         self._layouts = Layouts()
-        if self.url.get_backend_name() == "sqlite":
-            assert self.url.database, "the views need a file"
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _sqlite(self.url, _WRITER_PRAGMAS, "BEGIN IMMEDIATE", 1)
-            self._reader = _sqlite(self.url, ("query_only=ON",), "BEGIN", 8)
-        else:
-            self._writer = create_engine(self.url, pool_size=8, pool_pre_ping=True)
-            self._reader = create_engine(
-                self.url, pool_size=8, pool_pre_ping=True, isolation_level="REPEATABLE READ"
-            )
+        # A view has one writer; a rebuild may begin beside it.
+        self._writer = database.writer(self.url, len(self.views) + 1)
+        self._reader = database.reader(self.url)
 
-    def prepare(self) -> None:
-        """Make what tables are missing; a view of another version starts anew, from the log's start."""
-        with self._writer.begin() as connection:
-            g.METADATA.create_all(connection)
+    def prepare(self, *, replace: bool = True) -> None:
+        """Make what tables are missing; a view of another version starts anew, from the log's start.
+
+        Without `replace` such a view is let be: another process may have it.
+        """
+        self._change(g.METADATA.create_all, structure=True)
         for view in self.views.values():
-            with self._writer.begin() as connection:
-                g.drop_in_state(connection, self._layouts, view, g.RETIRED)
-                live = g.live_generation(connection, view)
-                if live is not None and live.version == view.version:
-                    continue
-                g.new_generation(connection, self._layouts, view, g.LIVE)
-                if live is not None:  # only now: its number must not be given to another layout
-                    self._layouts.drop(connection, view, live.generation)
+            self._change(partial(self._prepare, view, replace), structure=True)
+
+    def _prepare(self, view: View, replace: bool, connection: Connection) -> None:
+        g.drop_in_state(connection, self._layouts, view, g.RETIRED)
+        live = g.live_generation(connection, view)
+        if live is not None and (live.version == view.version or not replace):
+            return
+        g.new_generation(connection, self._layouts, view, g.LIVE)
+        if live is not None:  # only now: its number must not be given to another layout
+            self._layouts.drop(connection, view, live.generation)
 
     def live(self, name: str) -> tuple[int, dict[Place, int]]:
         """The live generation of a view and its offsets. Raises ViewNotReady."""
@@ -86,21 +83,33 @@ class Store:
             return generation, g.stored_offsets(connection, name, generation)
 
     def apply(
-        self, name: str, generation: int, batch: Sequence[Entry], start: Offsets, end: Offsets
+        self,
+        name: str,
+        generation: int,
+        batch: Sequence[Entry],
+        start: Mapping[Place, int | None],
+        end: Offsets,
     ) -> list[Refused]:
         """Bring a view's generation from the offsets `start` to `end`: all of it, or nothing.
 
-        Returns the entries that the view could not take; they are left out. Raises ViewMoved,
-        ViewHeld, or the database's own error: nothing has changed then.
+        `start` has None for a place that was not read before. Returns the entries that the view could
+        not take; they are left out. Raises ViewMoved, ViewHeld, or the database's own error: nothing
+        has changed then.
         """
         view = self.views[name]
-        with self._writer.begin() as connection:
-            g.claim(connection, view, generation)
+
+        def apply(connection: Connection) -> list[Refused]:
+            try:
+                g.claim(connection, view, generation)
+            except DBAPIError as error:
+                if not trouble.lacks_table(error):
+                    raise
+                raise ViewMoved(f"the tables of view {name} are gone", hint="make them anew") from error
             stored = g.stored_offsets(connection, name, generation)
             for place, offset in start.items():
-                if stored.get(place, offset) != offset:
+                if stored.get(place) != offset:
                     raise ViewMoved(
-                        f"view {name} stands at {stored[place]} of {place}, its writer at {offset}",
+                        f"view {name} stands at {stored.get(place)} of {place}, its writer at {offset}",
                         hint="let one process write the views of a database",
                     )
             refused = apply_surviving(connection, view, self._layouts.of(view, generation), batch)
@@ -112,19 +121,38 @@ class Store:
                     for (t, p), o in sorted(end.items())
                 ],
             )
-        return refused
+            return refused
+
+        return self._change(apply)
 
     @contextmanager
     def read(self, *names: str) -> Iterator[Reading]:
         """Tables and offsets of views, in one transaction. Raises ViewNotReady."""
-        with self._reader.begin() as connection:
-            reading = Reading(connection, {}, {})
-            for name in names:
-                view = self.views[name]
-                generation = self._generation(connection, view)
-                reading.tables[name] = self._layouts.of(view, generation)
-                reading.offsets[name] = g.stored_offsets(connection, name, generation)
-            yield reading
+        attempts = ATTEMPTS
+        while True:
+            with self._reader.begin() as connection:
+                try:
+                    reading = self._reading(connection, names)
+                except DBAPIError as error:
+                    attempts -= 1
+                    if attempts and (trouble.lacks_table(error) or trouble.is_conflict(error)):
+                        continue  # a rebuild has just replaced what we had looked up
+                    raise
+                yield reading
+                return
+
+    def _reading(self, connection: Connection, names: Sequence[str]) -> Reading:
+        reading = Reading(connection, {}, {})
+        for name in names:
+            view = self.views[name]
+            generation = self._generation(connection, view)
+            reading.tables[name] = self._layouts.of(view, generation)
+            reading.offsets[name] = g.stored_offsets(connection, name, generation)
+        if connection.dialect.name == "postgresql":
+            # A snapshot keeps rows, but no tables: these it keeps only with a lock, which hinders no writer.
+            tables = [f'"{t.name}"' for tables in reading.tables.values() for t in tables.values()]
+            connection.execute(text(f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE"))
+        return reading
 
     def states(self, name: str) -> list[tuple[int, int, str]]:
         """(generation, version, live | building | retired) of a view, by generation; raises ViewNotReady."""
@@ -138,46 +166,66 @@ class Store:
 
     def begin_build(self, name: str) -> int:
         """Make an empty generation to rebuild the view into; returns its number."""
-        with self._writer.begin() as connection:
+
+        def begin(connection: Connection) -> int:
             g.METADATA.create_all(connection)
             return g.new_generation(connection, self._layouts, self.views[name], g.BUILDING)
 
+        return self._change(begin, structure=True)
+
     def hold(self, name: str, seconds: float) -> None:
         """Let the live generation wait for its rebuild, at most so long; 0 lets it go on."""
-        with self._writer.begin() as connection:
-            g.hold(connection, self.views[name], seconds)
+        self._change(lambda connection: g.hold(connection, self.views[name], seconds))
 
     def swap(self, name: str, generation: int, ends: Offsets) -> bool:
         """Make a built generation live, unless it lags behind the live one. Raises ViewMoved.
 
         `ends` are the ends of the log: a live view that claims more has read another log.
         """
-        with self._writer.begin() as connection:
+
+        def swap(connection: Connection) -> bool:
             g.claim(connection, self.views[name], generation)
             return g.swap(connection, self.views[name], generation, ends)
 
+        return self._change(swap, structure=True)
+
     def drop_build(self, name: str, generation: int) -> None:
         """Give up a rebuild."""
-        with self._writer.begin() as connection:
-            self._layouts.drop(connection, self.views[name], generation)
+        self._change(lambda c: self._layouts.drop(c, self.views[name], generation), structure=True)
 
     def drop_retired(self, name: str) -> None:
         """Drop what a rebuild replaced."""
-        with self._writer.begin() as connection:
-            g.drop_in_state(connection, self._layouts, self.views[name], g.RETIRED)
+        self._change(lambda c: g.drop_in_state(c, self._layouts, self.views[name], g.RETIRED), structure=True)
 
     def close(self) -> None:
         """Close all connections."""
         self._writer.dispose()
         self._reader.dispose()
 
+    def _change(self, work: Callable[[Connection], T], *, structure: bool = False) -> T:
+        """Do `work` in one transaction, again where another one got into its way.
+
+        `structure`: it changes which tables there are, and is alone in that.
+        """
+        attempts = ATTEMPTS
+        while True:
+            try:
+                with self._writer.begin() as connection:
+                    if structure:
+                        database.alone(connection)
+                    return work(connection)
+            except DBAPIError as error:
+                attempts -= 1
+                if not attempts or not trouble.is_conflict(error):
+                    raise
+            time.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - no secret: both parties should not meet again
+
     def _generation(self, connection: Connection, view: View) -> int:
         try:
             row = g.live_generation(connection, view)
-        except (OperationalError, ProgrammingError):
-            with self._reader.connect() as other:
-                if inspect(other).has_table(g.GENERATIONS.name):
-                    raise
+        except DBAPIError as error:
+            if not trouble.lacks_table(error):
+                raise
             row = None
         if row is None or row.version != view.version:
             raise ViewNotReady(
@@ -186,26 +234,4 @@ class Store:
         return int(row.generation)
 
 
-def _sqlite(url: URL, pragmas: Sequence[str], begin: str, connections: int) -> Engine:
-    engine = create_engine(
-        url,
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=600,
-        connect_args={"timeout": _BUSY_S, "check_same_thread": False},
-    )
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver would begin transactions only at the first change
-        for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begun(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
-__all__ = ["DBAPIError", "Reading", "Store", "ViewHeld", "ViewMoved", "ViewNotReady"]
+__all__ = ["Reading", "Store", "ViewHeld", "ViewMoved", "ViewNotReady"]

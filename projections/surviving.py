@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
+from projections.trouble import sqlstate
 from projections.view import Entry, Tables, View
 
 _LAID_TO_ENTRIES = (DataError, IntegrityError, ProgrammingError)
-"""What of the database's errors a value can cause; the rest is the database's own trouble."""
+_STATES_LAID_TO_ENTRIES = ("21", "22", "23", "54")
+"""PostgreSQL's classes: cardinality, data, integrity, and limits such as an index entry's size."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def apply_surviving(
         with connection.begin_nested():
             view.apply(connection, tables, batch)
     except Exception as error:
-        if isinstance(error, DBAPIError) and not isinstance(error, _LAID_TO_ENTRIES):
+        if not _can_be_laid_to_an_entry(error):
             raise
         if len(batch) == 1:
             return [Refused(batch[0], error)]
@@ -45,3 +47,11 @@ def apply_surviving(
             *apply_surviving(connection, view, tables, batch[middle:]),
         ]
     return []
+
+
+def _can_be_laid_to_an_entry(error: Exception) -> bool:
+    """Whether a value can cause it; the rest is the database's own trouble."""
+    if not isinstance(error, DBAPIError):
+        return True
+    state = sqlstate(error)  # PostgreSQL calls a table that is gone a programming error, too
+    return isinstance(error, _LAID_TO_ENTRIES) if state is None else state[:2] in _STATES_LAID_TO_ENTRIES

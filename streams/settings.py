@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         description="http(s)://[user:password@]host[:port][/path] of a schema registry; it gives the ids.",
     )
     database: str | None = Field(
-        None, description="SQLAlchemy URL of the views; unset: SQLite in the data folder."
+        None, description="postgresql:// URL of the views' database; unset: SQLite in the data folder."
     )
     qdrant: str | None = Field(None, description="URL of a Qdrant server; nothing uses it yet.")
     webhook_networks: str = Field(
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the views."""
+        """URL of the views' database."""
         return self.database or f"sqlite:///{self.data / 'views.sqlite'}"
 
     @property

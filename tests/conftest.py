@@ -1,19 +1,26 @@
-"""A real broker for the tests that need one, started once for the whole run."""
+"""A real broker and a real PostgreSQL for the tests that need them, started once for the whole run."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from streams.admin import ensure_topics
 from streams.broker import Broker
 from streams.settings import Settings
+from tests.postgres import Cluster, installed
 
+COMPLETE = "HEADWATER_TEST_COMPLETE"
+NewDatabase = Callable[[], str]
+"""Gives the URL of another empty database for views at each call."""
 DATA = Path(os.environ.get("HEADWATER_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -28,6 +35,58 @@ def free_base_port() -> int:
             continue
         return base
     raise RuntimeError("no free ports")
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip a test for want of something; with HEADWATER_TEST_COMPLETE=1, where nothing may be skipped, fail."""
+    if os.environ.get(COMPLETE) == "1":
+        pytest.fail(f"{COMPLETE} is set, and {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server for all tests, each of which takes a schema of its own."""
+    with _cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server that a test may kill."""
+    with _cluster() as cluster:
+        yield cluster
+
+
+@contextmanager
+def _cluster() -> Iterator[Cluster]:
+    programs = installed()
+    if programs is None:
+        skip_or_fail("no PostgreSQL is installed: apt-get install postgresql")
+    cluster = Cluster(programs)
+    try:
+        cluster.make()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+def database_factory(request: pytest.FixtureRequest, folder: Path) -> NewDatabase:
+    """Makes databases of the kind that `request.param` names."""
+    if request.param == "postgresql":
+        cluster: Cluster = request.getfixturevalue("postgres")
+        return cluster.new_schema
+    numbers = itertools.count(1)
+    return lambda: f"sqlite:///{folder / f'views-{next(numbers)}.sqlite'}"
+
+
+BACKENDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(params=BACKENDS)
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> NewDatabase:
+    """Every test that takes it runs on SQLite and on PostgreSQL."""
+    return database_factory(request, tmp_path)
 
 
 @pytest.fixture(scope="session")

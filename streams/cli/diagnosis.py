@@ -81,6 +81,7 @@ def _progress(facts: dict[str, Any]) -> dict[str, Any]:
         "lag": facts.get("lag"),
         "dead_letters": facts.get("dead_letters"),
         "us_an_event": facts.get("us_per_event"),
+        "error": facts.get("error"),
     }
 
 

@@ -66,5 +66,5 @@ def load_settings() -> Settings:
 
 
 def _shown(field: tuple[int | str, ...], value: object) -> str:
-    secret = any(word in str(part) for part in field for word in ("key", "password", "registry"))
+    secret = any(word in str(part) for part in field for word in ("key", "password", "registry", "database"))
     return "" if secret else f" (is {value!r})"

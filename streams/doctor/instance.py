@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from schemas.errors import HeadwaterError
 from streams.doctor.finding import Finding
 from streams.settings import Settings
 from streams.supervision.instance import describe, instance_lock, listener, ports
@@ -109,22 +110,12 @@ def database(settings: Settings) -> list[Finding]:
 
 
 def _server(settings: Settings) -> Finding:
-    from sqlalchemy import create_engine, make_url, text  # noqa: PLC0415
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+    from projections.database import check  # noqa: PLC0415 - brings SQLAlchemy along
 
-    shown = "HEADWATER_DATABASE"
     try:
-        shown = make_url(settings.database_url).render_as_string(hide_password=True)
-        engine = create_engine(settings.database_url)
-        with engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
-        engine.dispose()
-    except (SQLAlchemyError, ImportError) as error:
-        said = str(error).partition("\n")[0]
-        return Finding(
-            "views database", "fail", f"{shown}: {said}", "start it, or set HEADWATER_DATABASE right"
-        )
-    return Finding("views database", "ok", shown)
+        return Finding("views database", "ok", check(settings.database_url))
+    except HeadwaterError as error:
+        return Finding("views database", "fail", error.message, error.hint)
 
 
 def processes(settings: Settings) -> list[Finding]:

@@ -20,7 +20,12 @@ OLDEST_PYTHON = (3, 11)
 DISK_WARN, DISK_FAIL = 5 * GIB, 1 * GIB
 MEMORY_WARN, MEMORY_FAIL = int(1.5 * GIB), int(0.75 * GIB)
 # Read by tests and by processes under `up`; no settings.
-_OTHER_VARIABLES = {"HEADWATER_SUPERVISED", "HEADWATER_CRASH_AT", "HEADWATER_TEST_DATA"}
+_OTHER_VARIABLES = {
+    "HEADWATER_SUPERVISED",
+    "HEADWATER_CRASH_AT",
+    "HEADWATER_TEST_DATA",
+    "HEADWATER_TEST_COMPLETE",
+}
 
 
 def python(_: Settings) -> list[Finding]:

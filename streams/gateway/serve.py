@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
+from projections.database import check
+from projections.trouble import DatabaseUnavailable
 from schemas.errors import ConfigurationError
 from streams.codec import bare_codec, ids_of
 from streams.gateway.app import create_app
@@ -36,9 +38,14 @@ class _Server(uvicorn.Server):
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve HTTP on 127.0.0.1 until `stop`; open requests get two seconds to end.
 
-    Raises ConfigurationError where the port is taken, and as `streams.codec.ids_of`.
+    Raises ConfigurationError where the port is taken or the views' database will not have us, and as
+    `streams.codec.ids_of`.
     """
     status = ProcessStatus(settings, "serve")
+    try:
+        await asyncio.to_thread(check, settings.database_url)
+    except DatabaseUnavailable as error:  # it may come: until then there is 503
+        log.warning("serve.no_database", why=str(error))
     with _bound(settings.port) as listening:
         config = uvicorn.Config(
             create_app(settings, bare_codec(settings, await ids_of(settings))),

@@ -1,6 +1,8 @@
-"""What has to be true before processes start: schema ids settled; topics made, or checked and never changed."""
+"""What has to be true before processes start: a database that answers, schema ids settled, topics as declared."""
 
 from __future__ import annotations
+
+import asyncio
 
 from schemas.errors import ConfigurationError
 from streams.admin import admin_client, declared, ensure_topics, existing
@@ -13,8 +15,13 @@ async def prepare(settings: Settings) -> list[str]:
 
     Schemas that a registry lacks are registered. Returns lines to be shown. Raises ConfigurationError
     where topics are missing from a cluster, where one has another partition count than declared, or
-    where schema ids do not fit the log; RegistryUnavailable, SchemaIncompatible.
+    where schema ids do not fit the log; RegistryUnavailable, SchemaIncompatible; what
+    `projections.database.check` raises.
     """
+    if settings.database is not None:
+        from projections.database import check  # noqa: PLC0415 - brings SQLAlchemy along
+
+        await asyncio.to_thread(check, settings.database_url)
     if settings.embedded:
         created, registered = await create(settings)
         return _registered(settings, registered) + ([f"created {len(created)} topics"] if created else [])

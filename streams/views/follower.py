@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import structlog
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter, Gauge
-from sqlalchemy.exc import DBAPIError
 
 from projections.catalog import views as catalog
-from projections.store import Store, ViewHeld, ViewMoved
+from projections.database import check
+from projections.store import Store, ViewHeld, ViewMoved, ViewNotReady
+from projections.trouble import TROUBLE, explained, explaining
 from projections.view import Entry, View
 from schemas.codec import Record
 from schemas.errors import HeadwaterError, OffsetOutOfRange
@@ -33,6 +34,7 @@ REPORT_S = 1.0
 HELD_S = 0.05
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 _SHOWN = 10
+RETRIED = (KafkaError, OSError, *TROUBLE, HeadwaterError)
 
 log = structlog.get_logger()
 _EVENTS = Counter("headwater_view_events", "Records applied to a view.", ["view"], registry=REGISTRY)
@@ -83,11 +85,14 @@ class Follower:
                 self.error = str(error)
                 log.error("view.stopped", view=self.view.name, why=str(error))  # noqa: TRY400 - it is no fault of code
                 await self._until_rebuilt(stop)
-            except (KafkaError, OSError, DBAPIError, HeadwaterError) as error:
-                self.error = str(error)
-                log.warning("view.retry", view=self.view.name, why=str(error), in_s=self._pause_s)
+            except RETRIED as error:
+                self.error = _said(error, self._store)
+                log.warning("view.retry", view=self.view.name, why=self.error, in_s=self._pause_s)
                 await _pause(stop, self._pause_s)
                 self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+                if isinstance(error, ViewNotReady):  # the database was emptied, or is another one
+                    with contextlib.suppress(*RETRIED):
+                        await self._thread(lambda: self._store.prepare(replace=False))
 
     async def _session(self, stop: asyncio.Event) -> None:
         generation, offsets = await self._thread(lambda: self._store.live(self.view.name))
@@ -119,9 +124,9 @@ class Follower:
                 await self._thread(lambda: self._apply_once(generation, batch))
             except ViewHeld:
                 await _pause(stop, HELD_S)
-            except DBAPIError as error:
-                self.error = f"the database refused: {error.orig}"
-                log.warning("view.sql_retry", view=self.view.name, why=str(error.orig), in_s=pause_s)
+            except TROUBLE as error:
+                self.error = _said(error, self._store)
+                log.warning("view.sql_retry", view=self.view.name, why=self.error, in_s=pause_s)
                 await _pause(stop, pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
@@ -157,7 +162,7 @@ class Follower:
 async def run(settings: Settings, stop: asyncio.Event, views: Sequence[View] | None = None) -> None:
     """The `views` process: follows all views (of the catalog, unless given) until `stop`.
 
-    Raises ConfigurationError where a topic is missing.
+    Raises ConfigurationError where a topic is missing, or the database will not have us.
     """
     views = catalog() if views is None else views
     status = ProcessStatus(settings, "views")
@@ -167,9 +172,10 @@ async def run(settings: Settings, stop: asyncio.Event, views: Sequence[View] | N
         try:
             loop = asyncio.get_running_loop()
             topics = {topic.name: topic for view in views for topic in view.topics}
-            counts = await _persist(stop, lambda: partition_counts(settings, topics.values()))
-            await _persist(stop, lambda: loop.run_in_executor(executor, store.prepare))
-            codec = await _persist(stop, lambda: codec_of(settings))
+            counts = await _persist(stop, status, store, lambda: partition_counts(settings, topics.values()))
+            await _persist(stop, status, store, lambda: asyncio.to_thread(check, store.url))
+            await _persist(stop, status, store, lambda: loop.run_in_executor(executor, store.prepare))
+            codec = await _persist(stop, status, store, lambda: codec_of(settings))
             if counts is None or codec is None:
                 return
             decoder = Decoder(codec)
@@ -183,15 +189,24 @@ async def run(settings: Settings, stop: asyncio.Event, views: Sequence[View] | N
             store.close()
 
 
-async def _persist(stop: asyncio.Event, attempt: Callable[[], Awaitable[T]]) -> T | None:
-    """Repeat what fails in passing; None where `stop` came first."""
+def _said(error: Exception, store: Store) -> str:
+    """An error as the status shows it."""
+    return str(explained(store.url, error) if isinstance(error, TROUBLE) else error)
+
+
+async def _persist(
+    stop: asyncio.Event, status: ProcessStatus, store: Store, attempt: Callable[[], Awaitable[T]]
+) -> T | None:
+    """Repeat what fails in passing, and say it; None where `stop` came first."""
     pause_s = FIRST_PAUSE_S
     while not stop.is_set():
         try:
-            return await attempt()
-        except (KafkaError, OSError, DBAPIError, HeadwaterError) as error:
+            with explaining(store.url):
+                return await attempt()
+        except (KafkaError, OSError, HeadwaterError) as error:
             if isinstance(error, HeadwaterError) and not error.retriable:
                 raise
+            status.set("starting", error=str(error))
             log.warning("views.retry", why=str(error), in_s=pause_s)
             await _pause(stop, pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -203,7 +218,9 @@ async def _report(status: ProcessStatus, followers: Sequence[Follower], stop: as
         for follower in followers:
             if follower.lag is not None:
                 _LAG.labels(follower.view.name).set(follower.lag)
-        status.set("running", views={follower.view.name: follower.facts for follower in followers})
+        status.set(
+            "running", error=None, views={follower.view.name: follower.facts for follower in followers}
+        )
         if stop.is_set():
             return
         await _pause(stop, REPORT_S)

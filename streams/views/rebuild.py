@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from projections.catalog import view_named
 from projections.catalog import views as catalog
 from projections.generations import lacking
 from projections.store import Store, ViewNotReady
+from projections.trouble import TROUBLE, explaining
 from projections.view import Place, View
 from streams.codec import codec_of
 from streams.settings import Settings
@@ -62,7 +62,8 @@ def list_views(settings: Settings) -> list[ViewInfo]:
     views = catalog()
     store = Store(settings.database_url, views)
     try:
-        return [_info(store, view) for view in views]
+        with explaining(store.url):
+            return [_info(store, view) for view in views]
     finally:
         store.close()
 
@@ -84,8 +85,8 @@ async def rebuild(
     """Replay the log into fresh tables and swap them in; the live process may run meanwhile.
 
     Answers never go back: the swap waits until the new tables reflect what the live ones do.
-    Raises ConfigurationError for an unknown view, BrokerUnavailable, ViewMoved where another rebuild
-    of the view began. Whatever it raises, the live view is as it was.
+    Raises ConfigurationError for an unknown view, BrokerUnavailable, DatabaseUnavailable, ViewMoved
+    where another rebuild of the view began. Whatever it raises, the live view is as it was.
     """
     view = view or view_named(name)
     started = time.monotonic()
@@ -93,17 +94,18 @@ async def rebuild(
     store = Store(settings.database_url, [view])
     source = Source(settings, view, counts)
     try:
-        generation = await asyncio.to_thread(store.begin_build, view.name)
-        try:
-            await source.open({})
-            events, skipped = await _replay(settings, store, source, generation, progress)
-        except BaseException:
-            with contextlib.suppress(DBAPIError):  # the next rebuild drops it
-                await asyncio.to_thread(store.drop_build, view.name, generation)
-                await asyncio.to_thread(store.hold, view.name, 0)
-            raise
-        await asyncio.sleep(READERS_S)
-        await asyncio.to_thread(store.drop_retired, view.name)
+        with explaining(store.url):
+            generation = await asyncio.to_thread(store.begin_build, view.name)
+            try:
+                await source.open({})
+                events, skipped = await _replay(settings, store, source, generation, progress)
+            except BaseException:
+                with contextlib.suppress(*TROUBLE):  # the next rebuild drops it
+                    await asyncio.to_thread(store.drop_build, view.name, generation)
+                    await asyncio.to_thread(store.hold, view.name, 0)
+                raise
+            await asyncio.sleep(READERS_S)
+            await asyncio.to_thread(store.drop_retired, view.name)
     finally:
         await source.close()
         store.close()

@@ -31,10 +31,13 @@ SILENT_S = 20.0
 
 
 class Batch(NamedTuple):
-    """Records, and for each place that moved the next offset before and after them."""
+    """Records, and for each place that moved the next offset before and after them.
+
+    Before a place's first batch there is none: None.
+    """
 
     records: list[Record]
-    start: dict[Place, int]
+    start: dict[Place, int | None]
     end: dict[Place, int]
 
 
@@ -84,6 +87,7 @@ class Source:
             retry_backoff_ms=500,
         )
         self._ends: dict[Place, int] = {}
+        self._begun: set[Place] = set()
         self._newest = 0
         self.silent_s = 0.0
         """Seconds waited in vain since Kafka last answered a fetch."""
@@ -103,6 +107,7 @@ class Source:
                 raise self._out_of_range(place, offset, f"goes from {starts[tp]} to {self._ends[place]}")
             self._consumer.seek(tp, offset)
             self.position[place] = offset
+        self._begun = set(offsets)
 
     async def batch(self) -> Batch:
         """What came since the last call, within a quarter of a second; empty where nothing did.
@@ -118,14 +123,15 @@ class Source:
             raise
         self._listen(bool(polled), time.monotonic() - started)
         records = records_of(chain.from_iterable(polled.values()), self._namespace)
-        start: dict[Place, int] = {}
+        start: dict[Place, int | None] = {}
         end: dict[Place, int] = {}
         for tp, place in self._places.items():
             # Not the last record's offset: markers of transactions take offsets too.
             position = await self._consumer.position(tp)
             if position != self.position[place]:
-                start[place], end[place] = self.position[place], position
+                start[place], end[place] = self.position[place] if place in self._begun else None, position
         self.position.update(end)
+        self._begun.update(end)
         return Batch(records, start, end)
 
     async def ends(self) -> dict[Place, int]:

@@ -176,8 +176,8 @@ def _effects(chance: random.Random, effect_id: str) -> list[e.Event]:
     ]
 
 
-def store_at(path: Any, views: Sequence[View]) -> Store:
-    """A prepared store in a folder."""
-    store = Store(f"sqlite:///{path / 'views.sqlite'}", views)
+def store_at(url: str, views: Sequence[View]) -> Store:
+    """A prepared store."""
+    store = Store(url, views)
     store.prepare()
     return store

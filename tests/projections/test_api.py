@@ -1,8 +1,7 @@
-"""The query API, through the ASGI app over a real SQLite store."""
+"""The query API, through the ASGI app over a real store."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from projections.problem import install
 from projections.store import Store
 from schemas import events as e
 from schemas.errors import DeadlineExceeded
+from tests.conftest import BACKENDS, NewDatabase, database_factory
 from tests.projections.material import Log, busy_log, feed, store_at
 
 ADMIN = "*"
@@ -53,22 +53,18 @@ def app_of(store: Store) -> FastAPI:
     return app
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled(url: str) -> Store:
     """A database of views that have read something of everything."""
-    folder = tmp_path_factory.mktemp("filled")
     log = busy_log(events=700)
-    store = store_at(folder, views())
+    store = store_at(url, views())
     feed(store, log.entries, log.ends)
-    store.close()
-    return folder / "views.sqlite"
+    return store
 
 
-@pytest.fixture
-def app(tmp_path: Path, filled: Path) -> FastAPI:
-    """The application over a store that has read the log."""
-    shutil.copy(filled, tmp_path)
-    store = Store(f"sqlite:///{tmp_path / filled.name}", views())
+@pytest.fixture(scope="module", params=BACKENDS)
+def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """The application over a store that has read the log; for tests that change nothing."""
+    store = filled(database_factory(request, tmp_path_factory.mktemp("filled"))())
     app = app_of(store)
     app.state.store = store
     return app
@@ -77,9 +73,15 @@ def app(tmp_path: Path, filled: Path) -> FastAPI:
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    app.state.waited.clear()
+    async with client_of(app) as client:
         yield client
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    """A client of an application."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
 async def everything(client: httpx.AsyncClient, path: str, **params: Any) -> list[dict[str, Any]]:
@@ -106,15 +108,17 @@ async def test_pages_make_the_whole(client: httpx.AsyncClient, path: str) -> Non
     assert len({str(item) for item in whole}) == len(whole)
 
 
-async def test_what_comes_in_between_moves_no_page(client: httpx.AsyncClient, app: FastAPI) -> None:
+async def test_what_comes_in_between_moves_no_page(new_database: NewDatabase) -> None:
     """Rows inserted while pages are turned neither repeat nor hide those that were there."""
-    before = {item["id"] for item in await everything(client, "/v1/events", order="newest")}
-    first = (await client.get("/v1/events", params={"limit": 100, "order": "newest"})).json()
-    more = Log()
-    for number in range(50):
-        more.append(e.MessagePosted(agent_id="z", role="user", content="x"), id=f"new-{number}", at=2e9)
-    app.state.store.apply("events", 1, more.entries, {}, {})
-    rest = await everything(client, "/v1/events", order="newest", cursor=first["next"])
+    store = filled(new_database())
+    async with client_of(app_of(store)) as client:
+        before = {item["id"] for item in await everything(client, "/v1/events", order="newest")}
+        first = (await client.get("/v1/events", params={"limit": 100, "order": "newest"})).json()
+        more = Log()
+        for number in range(50):
+            more.append(e.MessagePosted(agent_id="z", role="user", content="x"), id=f"new-{number}", at=2e9)
+        store.apply("events", 1, more.entries, {}, {})
+        rest = await everything(client, "/v1/events", order="newest", cursor=first["next"])
     seen = [item["id"] for item in [*first["items"], *rest]]
     assert len(seen) == len(set(seen))
     assert set(seen) == before
@@ -186,16 +190,15 @@ async def test_a_component_is_shown_with_its_signals(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize("id_", ["tool:a/b", "tool:ünï", "tool:a b?c#d", "/", "a/../b", "%2F"])
-async def test_any_id_can_be_asked_for(tmp_path: Path, id_: str) -> None:
+async def test_any_id_can_be_asked_for(new_database: NewDatabase, id_: str) -> None:
     """Ids with slashes, spaces, question marks and letters of all kinds find their component."""
     from urllib.parse import quote
 
     log = Log()
     log.append(e.Signal(component=id_, kind="metric", name="x", value=1.0))
-    store = store_at(tmp_path, views())
+    store = store_at(new_database(), views())
     feed(store, log.entries, log.ends)
-    transport = httpx.ASGITransport(app_of(store))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of(app_of(store)) as client:
         answer = await client.get(f"/v1/components/{quote(id_, safe='')}")
         assert answer.status_code == 200, answer.text
         assert answer.json()["id"] == id_
@@ -314,26 +317,38 @@ async def test_a_key_without_the_right_to_read_is_refused(client: httpx.AsyncCli
     assert answer.json()["type"] == "urn:headwater:problem:unauthorized"
 
 
-async def test_views_that_are_not_made_are_no_fault(tmp_path: Path) -> None:
+async def test_views_that_are_not_made_are_no_fault(new_database: NewDatabase) -> None:
     """Before the views process has run, questions get 503 and a hint, not 500."""
-    store = Store(f"sqlite:///{tmp_path / 'views.sqlite'}", views())
-    transport = httpx.ASGITransport(app_of(store), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of(app_of(Store(new_database(), views()))) as client:
         for path in LISTS:
             answer = await client.get(f"/v1/{path}")
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             assert "headwater views" in answer.json()["hint"]
 
 
-async def test_a_lost_database_is_said(client: httpx.AsyncClient, app: FastAPI) -> None:
-    """Where the database fails, the answer is 503 and shows no SQL."""
-    path = Path(app.state.store.url.database)
-    app.state.store.close()
-    for file in path.parent.glob("views.sqlite*"):
+async def test_a_broken_file_is_said(tmp_path: Path) -> None:
+    """Where the file is no database any more, the answer is 503 and shows no SQL."""
+    store = store_at(f"sqlite:///{tmp_path / 'views.sqlite'}", views())
+    store.close()
+    spoil(tmp_path)
+    async with client_of(app_of(store)) as client:
+        await unavailable(client)
+
+
+def spoil(folder: Path) -> None:
+    """Make of every file in a folder one that is no database."""
+    for file in folder.iterdir():
         file.write_bytes(b"no database at all, this is" * 500)
-    answer = await client.get("/v1/events")
-    assert answer.status_code == 503
-    assert "select" not in answer.text.lower()
+
+
+async def unavailable(client: httpx.AsyncClient) -> None:
+    """Every answer is 503 with a problem that shows no SQL, and says when to ask again."""
+    for path in LISTS:
+        answer = await client.get(f"/v1/{path}")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"] == "urn:headwater:problem:database-unavailable"
+        assert "select" not in answer.text.lower()
 
 
 def test_the_openapi_document_is_whole(app: FastAPI) -> None:

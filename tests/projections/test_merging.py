@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, MetaData, Table
-from sqlalchemy.dialects import postgresql
 
-from projections.catalog import views
 from projections.columns import FLOAT, MOST, TEXT
-from projections.merging import Merger, Row, _plan, added, earliest, greatest, latest, least
+from projections.merging import Merger, added, earliest, greatest, latest, least
 from projections.store import Store
+from projections.writing import Row
+from tests.conftest import NewDatabase
 
 
 def table_of(metadata: MetaData) -> Table:
@@ -44,13 +43,13 @@ def made(chance: random.Random) -> Row:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_order_and_batches_do_not_matter(tmp_path: Path, seed: int) -> None:
+def test_order_and_batches_do_not_matter(new_database: NewDatabase, seed: int) -> None:
     """The same changes in another order, in one batch or one by one, make the same row."""
     chance = random.Random(seed)
     changes = [made(chance) for _ in range(20)]
     found = []
-    for number, size in enumerate((1, 3, 20)):
-        store = Store(f"sqlite:///{tmp_path / str(number)}", [])
+    for size in (1, 3, 20):
+        store = Store(new_database(), [])
         metadata = MetaData()
         table = table_of(metadata)
         chance.shuffle(changes)
@@ -63,24 +62,3 @@ def test_order_and_batches_do_not_matter(tmp_path: Path, seed: int) -> None:
                 merger.write()
             found.append(connection.execute(table.select()).one())
     assert found[0] == found[1] == found[2]
-
-
-def test_every_view_compiles_for_postgresql(tmp_path: Path) -> None:
-    """Tables, indexes and upserts of all views can be said in PostgreSQL's SQL, names within its limits."""
-    from sqlalchemy.schema import CreateIndex, CreateTable
-
-    from projections.generations import _NAMING
-
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    for view in views():
-        metadata = MetaData(naming_convention=_NAMING)
-        tables = view.tables(metadata, "_1")
-        for table in metadata.sorted_tables:
-            assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=dialect))
-            for index in table.indexes:
-                sql = str(CreateIndex(index).compile(dialect=dialect))
-                assert len(sql.split()[2]) <= 63
-        for table in tables.values():
-            if all("merge" in c.info for c in table.columns if not c.primary_key) and len(table.columns) > 3:
-                statement = _plan(table, "postgresql").statement
-                assert "ON CONFLICT" in str(statement.compile(dialect=dialect))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,14 @@ import pytest
 from projections.catalog import views
 from projections.store import Store
 from schemas import events as e
+from tests.conftest import NewDatabase
 from tests.projections.material import BEGIN, Log, feed, store_at
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(new_database: NewDatabase) -> Store:
     """An empty store with all views."""
-    return store_at(tmp_path, views())
+    return store_at(new_database(), views())
 
 
 def only(store: Store, view: str, table: str | None = None) -> Any:

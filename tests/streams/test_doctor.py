@@ -20,6 +20,7 @@ from streams.settings import Settings
 from streams.supervision.instance import instance_lock
 from streams.supervision.status import ProcessStatus
 from tests.conftest import free_base_port
+from tests.postgres import Cluster
 
 
 @pytest.fixture
@@ -111,6 +112,19 @@ def test_a_broken_database_fails(settings: Settings) -> None:
     server = Settings(data=settings.data, database="postgresql+nodriver://me:secret@127.0.0.1/x")
     wrong = only(instance.database(server), "fail")
     assert "secret" not in wrong.says
+
+
+def test_a_postgresql_is_looked_at(settings: Settings, postgres: Cluster) -> None:
+    """One that is well is shown with its version; a wrong password and a server that is down say what to do."""
+    for url, level, says, do in (
+        (postgres.url(), "ok", f"PostgreSQL {postgres.version}", ""),
+        (postgres.url(password="not-this"), "fail", "refuses the user or password", "HEADWATER_DATABASE"),
+        (postgres.url(port=free_base_port()), "fail", "refused", "start it"),
+    ):
+        found = only(instance.database(settings.model_copy(update={"database": url})), level)
+        assert says in found.says
+        assert do in found.do
+        assert "not-this" not in str(found)
 
 
 def test_little_disk_and_memory_warn_then_fail(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -17,6 +16,7 @@ from schemas import events as e
 from schemas import topics
 from schemas.errors import DeadlineExceeded
 from streams.views.positions import Freshness, Routes
+from tests.conftest import NewDatabase
 from tests.projections.material import store_at
 
 
@@ -64,9 +64,9 @@ class Fake:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(new_database: NewDatabase) -> Store:
     """A store of all views."""
-    return store_at(tmp_path, views())
+    return store_at(new_database(), views())
 
 
 @pytest.fixture

@@ -9,49 +9,64 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
+from sqlalchemy import update
 
 from projections.catalog import views
-from projections.generations import lacking
+from projections.generations import OFFSETS, lacking
 from projections.store import Store
+from projections.trouble import DatabaseUnavailable
 from schemas import events as e
+from schemas.errors import ConfigurationError
 from streams import runner
 from streams.admin import admin_client, ensure_topics
 from streams.broker import Broker
+from streams.gateway import serve
+from streams.gateway.app import create_app
 from streams.kafka import client_options
+from streams.keys import admin_key
 from streams.producing.producer import Position, Producer
 from streams.settings import Settings
+from streams.supervision.prepare import prepare
 from streams.supervision.status import read_all
 from streams.views.follower import list_views, rebuild, run
 from streams.views.positions import Freshness
 from streams.views.positions_kafka import KafkaOffsets
-from tests.conftest import free_base_port
+from tests.conftest import NewDatabase, free_base_port
+from tests.postgres import USER, Cluster
 from tests.projections.material import rows
 
 ROOT = Path(__file__).parents[2]
 NAMES = [view.name for view in views()]
 
 
-@pytest.fixture
-async def settings(broker: Settings, tmp_path: Path) -> Settings:
-    """An instance of its own on the shared broker: topics in a namespace, views in a folder."""
+async def instance(broker: Settings, folder: Path, database: str) -> Settings:
+    """An instance of its own on the shared broker: topics in a namespace, views in a database of its own."""
     own = Settings(
-        data=tmp_path,
+        data=folder,
         port=broker.port,
         kafka=broker.bootstrap,
         namespace=f"v{uuid.uuid4().hex[:8]}",
+        database=database,
         partitions=2,
         raw_partitions=2,
     )
     await ensure_topics(own)
     return own
+
+
+@pytest.fixture
+async def settings(broker: Settings, tmp_path: Path, new_database: NewDatabase) -> Settings:
+    """Such an instance, on SQLite and on PostgreSQL."""
+    return await instance(broker, tmp_path, new_database())
 
 
 @contextlib.asynccontextmanager
@@ -297,9 +312,11 @@ async def test_an_offset_below_the_log_is_not_passed_over(settings: Settings) ->
     back = {place: 1 for place in offsets if place[0] == "agent.messages"}
     with store._writer.begin() as connection:  # as if it had been down since then
         for (topic, partition), offset in back.items():
-            connection.exec_driver_sql(
-                "update view_offsets set next_offset = ? where view = 'runs' and topic = ? and partition = ?",
-                (offset, topic, partition),
+            c = OFFSETS.c
+            connection.execute(
+                update(OFFSETS)
+                .where(c.view == "runs", c.topic == topic, c.partition == partition)
+                .values(next_offset=offset)
             )
     async with admin_client(settings) as client:
         await client.delete_records(
@@ -322,8 +339,11 @@ async def test_an_offset_below_the_log_is_not_passed_over(settings: Settings) ->
     store.close()
 
 
-async def test_a_broker_that_comes_back_is_followed_again(tmp_path: Path) -> None:
-    """The broker killed and started anew: the views process waits, and goes on where it was."""
+async def test_a_broker_that_comes_back_is_followed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker killed and started anew: the views process gives its clients up, and goes on where it was."""
+    monkeypatch.setattr("streams.views.source.SILENT_S", 2.0)
     settings = Settings(data=tmp_path, port=free_base_port(), partitions=1, raw_partitions=1)
     broker = Broker(settings)
     await broker.start()
@@ -346,3 +366,103 @@ async def test_a_broker_that_comes_back_is_followed_again(tmp_path: Path) -> Non
             assert row.messages == 100
     finally:
         await broker.stop()
+
+
+def errors(settings: Settings) -> dict[str, str | None]:
+    """What each view last said that was wrong."""
+    facts = read_all(settings)["views"]["facts"].get("views", {})
+    return {name: fact["error"] for name, fact in facts.items()}
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait for what a process says of itself."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - it is read from files that others write
+            await asyncio.sleep(0.1)
+
+
+async def test_a_database_that_comes_back_is_written_again(
+    broker: Settings, tmp_path: Path, own_postgres: Cluster
+) -> None:
+    """PostgreSQL killed and started anew: views say what they miss, answers are 503, then nothing is missing."""
+    settings = await instance(broker, tmp_path, own_postgres.url())
+    api = create_app(settings)
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    key = {"Authorization": f"Bearer {admin_key(settings)}"}
+    async with (
+        running((settings, run)),
+        asking(settings) as (store, wait_for),
+        api.router.lifespan_context(api),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=key) as http,
+    ):
+        await prepared(settings)
+        await wait_for(token(await produce(settings, 100)), "runs", 20)
+        assert (await http.get("/v1/runs")).json()["items"][0]["messages"] == 50
+        own_postgres.kill()
+        answer = await http.get("/v1/runs")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["type"] == "urn:headwater:problem:database-unavailable"
+        positions = await produce(settings, 100)
+        await until(lambda: all(errors(settings).get(name) for name in ("runs", "events")))
+        said = errors(settings)["runs"] or ""
+        assert f"PostgreSQL at 127.0.0.1:{own_postgres.port}" in said
+        assert own_postgres.password not in said
+        await asyncio.to_thread(own_postgres.start)
+        for name in ("runs", "events"):
+            await wait_for(token(positions), name, 30)
+        assert (await http.get("/v1/runs")).json()["items"][0]["messages"] == 100
+        await until(lambda: not any(errors(settings).values()))
+        own_postgres.kill()
+        await asyncio.to_thread(own_postgres.start)
+        await wait_for(token(await produce(settings, 100)), "runs", 30)
+        assert run_row(store).messages == 150
+
+
+async def test_a_database_that_was_emptied_is_filled_again(
+    broker: Settings, tmp_path: Path, postgres: Cluster
+) -> None:
+    """A database whose tables are gone, as after a restore from nothing, gets them again from the log."""
+    settings = await instance(broker, tmp_path, postgres.new_schema())
+    async with running((settings, run)), asking(settings) as (store, wait_for):
+        await prepared(settings)
+        await wait_for(token(await produce(settings, 100)), "runs", 20)
+        schema = str(store.url.query["options"]).rpartition("=")[2]
+        with postgres.admin(USER) as admin:
+            admin.execute(f"DROP SCHEMA {schema} CASCADE")
+            admin.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {USER}")
+        position = token(await produce(settings, 100))
+        await prepared(settings)
+        await wait_for(position, "runs", 30)
+        assert run_row(store).messages == 100
+
+
+async def test_a_database_that_will_not_have_us_ends_the_start(
+    broker: Settings, tmp_path: Path, postgres: Cluster
+) -> None:
+    """With a wrong password neither `views` nor `serve` starts, and both say what to do."""
+    settings = await instance(broker, tmp_path, postgres.url(password="wrong-one"))
+    for process in (run, serve.run):
+        with pytest.raises(ConfigurationError, match="refuses the user or password") as refused:
+            await process(settings, asyncio.Event())
+        assert "wrong-one" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match="refuses the user or password"):
+        await prepare(settings)  # what `headwater up` does first
+
+
+async def test_a_database_that_is_late_is_waited_for(
+    broker: Settings, tmp_path: Path, own_postgres: Cluster
+) -> None:
+    """Where the server is down at the start, the status says so, and all begins when it is there."""
+    settings = await instance(broker, tmp_path, own_postgres.url())
+    own_postgres.kill()
+    async with running((settings, run)):
+        await until(
+            lambda: "refused" in (read_all(settings).get("views", {}).get("facts", {}).get("error") or "")
+        )
+        assert read_all(settings)["views"]["state"] == "starting"
+        with pytest.raises(DatabaseUnavailable):
+            list_views(settings)
+        await asyncio.to_thread(own_postgres.start)
+        await prepared(settings)
+        await until(lambda: read_all(settings)["views"]["state"] == "running")
+        assert read_all(settings)["views"]["facts"]["error"] is None
