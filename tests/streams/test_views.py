@@ -386,7 +386,7 @@ async def test_a_database_that_comes_back_is_written_again(
 ) -> None:
     """PostgreSQL killed and started anew: views say what they miss, answers are 503, then nothing is missing."""
     settings = await instance(broker, tmp_path, own_postgres.url())
-    api = create_app(settings)
+    api = create_app(settings, Codec())
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     key = {"Authorization": f"Bearer {admin_key(settings)}"}
     async with (
