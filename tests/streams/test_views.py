@@ -25,6 +25,7 @@ from projections.generations import OFFSETS, lacking
 from projections.store import Store
 from projections.trouble import DatabaseUnavailable
 from schemas import events as e
+from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams import runner
 from streams.admin import admin_client, ensure_topics
