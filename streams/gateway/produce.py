@@ -67,7 +67,7 @@ async def accept(
             await asyncio.sleep(0)  # a long list must not hold up other requests
         try:
             item, warnings = outgoing(value, caller, request.state.correlation_id, request.state.traceparent)
-            prepared = producer.prepare(item)
+            prepared = await producer.prepare(item)
         except HeadwaterError as error:
             batch.refuse(index, error, _id_of(value))
             continue

@@ -173,5 +173,5 @@ class _Webhooks:
     async def write(self, project: str, event: e.Event) -> tuple[Outgoing, str]:
         """Write a change; gives it as it was written, and its position token."""
         outgoing = address(event, "http", {"project": project})
-        (at,) = await self._producer.send([prepare_control(outgoing, self._producer.codec)])
+        (at,) = await self._producer.send([prepare_control(outgoing, await self._producer.codec())])
         return outgoing, encode({at.topic: {at.partition: at.offset + 1}})

@@ -78,14 +78,14 @@ class Producer:
         Raises BrokerUnavailable after the deadline; RegistryUnavailable; ConfigurationError where the
         schema ids do not fit the log.
         """
-        await self._know_ids()
+        codec = await self.codec()
         failure: Exception | None = None
         try:
             async with asyncio.timeout(self.deadline_s):
                 while True:
                     try:
                         await self._connection.client()
-                        await self._admit()
+                        await self._admit(codec)
                     except (KafkaError, OSError, TimeoutError) as error:
                         failure = error
                         await asyncio.sleep(_PAUSE_S)
@@ -115,12 +115,6 @@ class Producer:
         await self.stop()
 
     @property
-    def codec(self) -> Codec:
-        """With the schema ids in force, which are known from the start or the first emit on."""
-        assert self._codec is not None, "start() first"
-        return self._codec
-
-    @property
     def unacknowledged_bytes(self) -> int:
         """Bytes under way now."""
         return self._budget.used
@@ -145,7 +139,7 @@ class Producer:
         acknowledgement, so a long list may take longer than it. Raises as `emit`; where Kafka
         itself refuses a record (its limits or rights differ from ours), the rest is not sent.
         """
-        codec = await self._know_ids()
+        codec = await self.codec()
         prepared = []
         for number, item in enumerate(items, 1):
             prepared.append(prepare(item, codec))
@@ -153,9 +147,9 @@ class Producer:
                 await asyncio.sleep(0)  # a long list holds the loop for no longer than 10 ms
         return await self.send(prepared)
 
-    def prepare(self, item: Outgoing) -> Prepared:
-        """The record of an event, for `send`. Raises InvalidEvent or RecordTooLarge; nothing is sent."""
-        return prepare(item, self.codec)
+    async def prepare(self, item: Outgoing) -> Prepared:
+        """The record of an event, for `send`. Raises InvalidEvent, RecordTooLarge, as `codec`; nothing is sent."""
+        return prepare(item, await self.codec())
 
     async def send(self, prepared: Sequence[Prepared]) -> list[Position]:
         """Write records that are checked already; otherwise as `emit_many`."""
@@ -164,11 +158,12 @@ class Producer:
         if not prepared:
             return []
         self._disk.check()
+        codec = await self.codec()
         call = Call(len(prepared), self.deadline_s)
         self._calls.add(call)
         try:
             async with asyncio.timeout(self.deadline_s) as call.clock:
-                await self._admit()
+                await self._admit(codec)
                 await self._enqueue(prepared, call)
                 await asyncio.wait((call.done,))
         except TimeoutError:
@@ -191,21 +186,22 @@ class Producer:
         if self._calls:
             await asyncio.wait([call.done for call in self._calls])
 
-    async def _know_ids(self) -> Codec:
+    async def codec(self) -> Codec:
+        """With the schema ids in force. Raises RegistryUnavailable or ConfigurationError."""
         if self._codec is None:
             async with self._asking:
                 if self._codec is None:
                     self._codec = bare_codec(self.settings, await ids_of(self.settings))
         return self._codec
 
-    async def _admit(self) -> None:
+    async def _admit(self, codec: Codec) -> None:
         """Before the first record: whether the ids fit the log. Waits for Kafka as long as the caller does."""
         if self._admitted:
             return
         async with self._asking:
             while not self._admitted:
                 try:
-                    await admit(self.settings, self.codec)
+                    await admit(self.settings, codec)
                 except BrokerUnavailable as error:
                     self._connection.last_error = error
                 else:

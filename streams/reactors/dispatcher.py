@@ -63,7 +63,7 @@ class Dispatcher(Reactor):
         )
         item = Outgoing(call.event, envelope, call.effect.target)
         try:
-            (at,) = await self._producer.send([prepare_inbox(item, self._producer.codec)])
+            (at,) = await self._producer.send([prepare_inbox(item, await self._producer.codec())])
         except BrokerUnavailable as error:
             raise OutcomeUnknown(error.message) from error
         return Done(f"{at.topic}/{at.partition}@{at.offset}")

@@ -101,7 +101,7 @@ async def _many(producer: Producer, seconds: float) -> dict[str, Any]:
     began, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(TASKS)))
     took = time.perf_counter() - began
-    value = prepare(producer.outgoing(events()[0], correlation_id="run-1"), producer.codec)
+    value = prepare(producer.outgoing(events()[0], correlation_id="run-1"), await producer.codec())
     return {
         "events_per_s": figure(written / took, "events/s", aim=AIM_EVENTS_PER_S, least=True),
         "cpu_per_event": figure((time.process_time() - cpu) / written * 1e6, "µs"),

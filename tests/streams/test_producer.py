@@ -142,9 +142,10 @@ async def test_the_largest_record_fits(broker: Settings, producer: Producer) -> 
     """A value of exactly the limit is written, with long headers."""
     limit = broker.max_record_bytes
     text = b85encode(os.urandom(limit)).decode()
-    framing = len(producer.codec.encode(message(text[: limit - 100]))) - (limit - 100)
+    codec = await producer.codec()
+    framing = len(codec.encode(message(text[: limit - 100]))) - (limit - 100)
     event = message(text[: limit - framing])
-    assert len(producer.codec.encode(event)) == limit
+    assert len(codec.encode(event)) == limit
     position = await producer.emit(event, correlation_id="c" * 8000)
     assert (await read(broker, [position]))[0].event == event
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +38,10 @@ def instance(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[I
 
 def refusal(instance: Instance) -> str:
     """What `up` says when it does not start."""
-    run = instance.run("up", "--no-simulate", "--plain")
+    run = subprocess.run(
+        [sys.executable, "-m", "streams", "up", "--no-simulate", "--plain"],
+        env=instance.environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
     assert "s3cret" not in run.stderr
