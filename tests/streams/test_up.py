@@ -17,7 +17,7 @@ from streams.settings import Settings
 from tests.conftest import free_base_port
 from tests.streams.instances import Instance, gone, until
 
-PROCESSES = {"broker", "folds", "views", "serve"}
+PROCESSES = {"broker", "folds", "views", "serve", "reactors"}
 METRIC = json.dumps({"component": "tool:up", "name": "latency_ms", "value": 1.0})
 
 

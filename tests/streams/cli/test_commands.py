@@ -17,7 +17,21 @@ from streams.supervision.status import ProcessStatus
 from tests.conftest import free_base_port
 
 COMMANDS = [
-    *("up", "broker", "folds", "views", "serve", "simulate", "status", "doctor", "produce", "tail", "replay"),
+    *(
+        "up",
+        "broker",
+        "folds",
+        "reactors",
+        "fleet",
+        "views",
+        "serve",
+        "simulate",
+        "status",
+        "doctor",
+        "produce",
+        "tail",
+        "replay",
+    ),
     *("topics", "schemas", "topology", "keys", "dead-letters"),
 ]
 
