@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from streams.cli import declared, diagnosis, events, processes, upkeep
+from streams.cli import declared, diagnosis, events, kafka, processes, upkeep
 from streams.cli.guard import Guarded
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command()(diagnosis.doctor)
 app.command()(events.produce)
 app.command()(events.tail)
 app.command()(events.replay)
+app.command("kafka-tools", context_settings=kafka.UNTOUCHED)(kafka.kafka_tools)
 app.add_typer(declared.topics, name="topics")
 app.add_typer(declared.schemas, name="schemas")
 app.command()(declared.topology)
