@@ -15,13 +15,14 @@ from processors.catalog import folds
 from processors.fold import Fold
 from schemas import topics
 from schemas.errors import ConfigurationError
-from streams.kafka import client_options, patiently
+from streams.kafka import COMMAND_S, client_options, connect, patiently
 from streams.reactors.catalog import reactors as catalog
 from streams.reactors.reactor import Reactor
 from streams.settings import Settings
 
 DEADLINE_S = 30.0
 LETTER_BYTES = 256 * 1024
+_ASK_MS = 15_000
 # Small segments, rolled often: only closed segments are compacted.
 _COMPACTED = {
     "cleanup.policy": "compact",
@@ -83,11 +84,11 @@ def declared(
 
 
 @asynccontextmanager
-async def admin_client(settings: Settings) -> Any:
-    """A started admin client; BrokerUnavailable where Kafka does not answer."""
+async def admin_client(settings: Settings, deadline_s: float = COMMAND_S) -> Any:
+    """A started admin client. Raises ConfigurationError, BrokerUnavailable as `streams.kafka.connect` does."""
     client = AIOKafkaAdminClient(**client_options(settings))
+    await connect(settings, client, deadline_s)
     try:
-        await patiently("connecting", client.start, DEADLINE_S)
         yield client
     finally:
         await client.close()
@@ -104,46 +105,75 @@ async def ensure_topics(settings: Settings, specs: Iterable[TopicSpec] | None = 
         _refuse_other_counts(wanted, present)
         missing = [s for s in wanted if s.name not in present]
         if missing:
-            response = await client.create_topics(
-                [
-                    NewTopic(
-                        settings.named(s.name), s.partitions, settings.replication, topic_configs=s.config
-                    )
-                    for s in missing
-                ]
-            )
-            for topic, code, *message in response.topic_errors:
-                if code and for_code(code) is not TopicAlreadyExistsError:
-                    raise ConfigurationError(
-                        f"topic {topic} could not be created: {message[0] if message else for_code(code).__name__}",
-                        hint="see the broker's log and the rights of the Kafka user",
-                    )
+            await _create(client, settings, missing)
             await patiently(
-                "waiting for new topics", lambda: _all_visible(client, settings, wanted), DEADLINE_S
+                settings, "waiting for new topics", lambda: _all_visible(client, settings, wanted), DEADLINE_S
             )
     return [s.name for s in missing]
 
 
-async def require_topics(settings: Settings, specs: list[TopicSpec]) -> None:
+async def _create(client: Any, settings: Settings, specs: list[TopicSpec]) -> None:
+    copies = await replication(client, settings)
+    new = [
+        NewTopic(settings.named(s.name), s.partitions, copies, topic_configs=s.config | kept_by(copies))
+        for s in specs
+    ]
+    response = await patiently(
+        settings, "creating topics", lambda: client.create_topics(new, timeout_ms=_ASK_MS), DEADLINE_S
+    )
+    for topic, code, *message in response.topic_errors:
+        if code and for_code(code) is not TopicAlreadyExistsError:
+            raise ConfigurationError(
+                f"topic {topic} could not be created: {message[0] if message else for_code(code).__name__}",
+                hint="see docs/cluster.md for rights and HEADWATER_REPLICATION, and the broker's log",
+            )
+
+
+async def replication(client: Any, settings: Settings) -> int:
+    """Copies of each topic: as set; else three, or as many as there are brokers."""
+    if settings.replication is not None:
+        return settings.replication
+    cluster = await patiently(settings, "counting brokers", client.describe_cluster, DEADLINE_S)
+    return min(3, len(cluster["brokers"]))
+
+
+def kept_by(copies: int) -> dict[str, str]:
+    """How many copies have to have a record before it is acknowledged: of three, one may be away."""
+    return {"min.insync.replicas": str((copies + 1) // 2)}
+
+
+async def require_topics(settings: Settings, specs: list[TopicSpec], deadline_s: float = COMMAND_S) -> None:
     """Raise ConfigurationError unless all of them exist, with the declared partition counts."""
-    async with admin_client(settings) as client:
+    async with admin_client(settings, deadline_s) as client:
         present = await existing(client, settings, specs)
     _refuse_other_counts(specs, present)
     missing = [s.name for s in specs if s.name not in present]
     if missing:
         raise ConfigurationError(
-            f"topics are missing: {', '.join(missing)}", hint="run `headwater topics create`"
+            f"topics are missing: {', '.join(missing)}",
+            hint=missing_hint(settings),
         )
+
+
+def missing_hint(settings: Settings) -> str:
+    """What to do where topics are not seen: to whoever may not describe one, Kafka does not show it."""
+    rights = "; or give HEADWATER_KAFKA_USERNAME the rights of docs/cluster.md to see them"
+    return "run `headwater topics create`" + (rights if settings.kafka_username else "")
 
 
 async def existing(client: Any, settings: Settings, wanted: list[TopicSpec]) -> dict[str, int]:
     """Partition count of each wanted topic that exists."""
+    return {
+        name: len(topic["partitions"]) for name, topic in (await _described(client, settings, wanted)).items()
+    }
+
+
+async def _described(client: Any, settings: Settings, wanted: list[TopicSpec]) -> dict[str, dict[str, Any]]:
+    """What Kafka says of each wanted topic that exists."""
     names = {settings.named(s.name): s.name for s in wanted}
-    there = set(await client.list_topics()) & set(names)
-    if not there:
-        return {}
-    described = await client.describe_topics(sorted(there))
-    return {names[d["topic"]]: len(d["partitions"]) for d in described if not d["error_code"]}
+    # All of them: a cluster that makes topics by itself would make one that is asked for by name.
+    described = await patiently(settings, "listing topics", client.describe_topics, DEADLINE_S)
+    return {names[d["topic"]]: d for d in described if d["topic"] in names and not d["error_code"]}
 
 
 async def differences(settings: Settings) -> list[str]:
@@ -151,14 +181,24 @@ async def differences(settings: Settings) -> list[str]:
     wanted = declared(settings)
     found = []
     async with admin_client(settings) as client:
-        present = await existing(client, settings, wanted)
+        present = await _described(client, settings, wanted)
+        copies = await replication(client, settings)
+        kept: dict[str, int] = {}
         for spec in wanted:
             if spec.name not in present:
-                found.append(f"topic {spec.name} is missing: run `headwater topics create`")
-            elif present[spec.name] != spec.partitions:
+                found.append(f"topic {spec.name} is missing: {missing_hint(settings)}")
+                continue
+            partitions = present[spec.name]["partitions"]
+            if len(partitions) != spec.partitions:
                 found.append(
-                    f"topic {spec.name} has {present[spec.name]} partitions, declared are {spec.partitions}: "
+                    f"topic {spec.name} has {len(partitions)} partitions, declared are {spec.partitions}: "
                     "set HEADWATER_PARTITIONS / HEADWATER_RAW_PARTITIONS to what is there"
+                )
+            fewest = kept[spec.name] = min(len(p["replicas"]) for p in partitions)
+            if fewest < copies:
+                found.append(
+                    f"topic {spec.name} is kept by {fewest} brokers, not by {copies}: "
+                    "kafka-reassign-partitions, or set HEADWATER_REPLICATION to what is meant"
                 )
         resources = [
             ConfigResource(ConfigResourceType.TOPIC, settings.named(s.name))
@@ -166,13 +206,20 @@ async def differences(settings: Settings) -> list[str]:
             if s.name in present
         ]
         specs = {settings.named(s.name): s for s in wanted}
-        for response in await client.describe_configs(resources) if resources else []:
+        responses = (
+            await patiently(
+                settings, "reading configurations", lambda: client.describe_configs(resources), DEADLINE_S
+            )
+            if resources
+            else []
+        )
+        for response in responses:
             for _, _, _, name, entries in response.resources:
                 actual = {e[0]: e[1] for e in entries}
                 found += [
                     f"topic {specs[name].name} has {k}={actual.get(k)}, declared is {v}: "
                     f"kafka-configs --alter --topic {name} --add-config {k}={v}"
-                    for k, v in specs[name].config.items()
+                    for k, v in (specs[name].config | kept_by(kept[specs[name].name])).items()
                     if actual.get(k) != v
                 ]
     return found

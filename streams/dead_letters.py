@@ -18,13 +18,12 @@ from schemas.codec import Codec, Record
 from schemas.errors import BrokerUnavailable, DecodeError, HeadwaterError
 from schemas.events import DeadLetter
 from streams.codec import codec_of
-from streams.kafka import client_options, patiently
+from streams.kafka import COMMAND_S, client_options, connect
 from streams.partitions.kafka_log import KafkaLog
 from streams.producing.producer import Position
 from streams.reactors.catalog import reactors
 from streams.settings import Settings
 
-_DEADLINE_S = 30.0
 _REPLAY_OF = "ce_replayof"
 
 
@@ -67,7 +66,7 @@ async def _letters(
     subject = ("ce_subject", topic.encode())
     found: dict[str | None, DeadLetter] = {}
     log = KafkaLog(settings, "dead-letters")
-    await log.start()
+    await log.start(COMMAND_S)
     try:
         for number in range(settings.partitions):
             first, end = await log.bounds(topics.DEAD_LETTERS.name, number)
@@ -124,7 +123,7 @@ async def _append(settings: Settings, letters: list[DeadLetter]) -> list[Positio
         enable_idempotence=True,
         max_request_size=settings.max_record_bytes + 256 * 1024,
     )
-    await patiently("connecting", producer.start, _DEADLINE_S)
+    await connect(settings, producer, COMMAND_S)
     try:
         positions = []
         for record in map(_record, letters):

@@ -129,6 +129,9 @@ def configure(settings: Settings, process: str, stream: TextIO | None = None, *,
     root.setLevel("WARNING" if quiet and settings.log_level == "INFO" else settings.log_level)
     for name in _LOUD:
         logging.getLogger(name).setLevel("DEBUG" if settings.log_level == "DEBUG" else "WARNING")
+    if quiet and settings.log_level != "DEBUG":
+        # It says each attempt; what came of them the command says itself, once.
+        logging.getLogger("aiokafka").setLevel("CRITICAL")
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True

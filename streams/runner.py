@@ -18,7 +18,7 @@ from streams.admin import declared, require_topics
 from streams.codec import codec_of
 from streams.folding.report import report
 from streams.folding.task import PartitionTask
-from streams.partitions.kafka_log import KafkaLog
+from streams.partitions.kafka_log import DEADLINE_S, KafkaLog
 from streams.partitions.log import crash_points
 from streams.partitions.worker import Worker
 from streams.secret import secret_of
@@ -86,7 +86,7 @@ class Runner:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`."""
         tune_garbage_collection()
-        await require_topics(self.settings, declared(self.settings, self._folds()))
+        await require_topics(self.settings, declared(self.settings, self._folds()), DEADLINE_S)
         self._codec = await codec_of(self.settings, keeps=True)
         await self._log.start()
         try:

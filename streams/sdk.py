@@ -33,7 +33,7 @@ from streams.producing.calls import Calls
 from streams.producing.outgoing import Outgoing, Position
 from streams.producing.producer import Producer
 from streams.producing.scopes import LlmCall, Run, Scope, ToolCall
-from streams.settings import Settings
+from streams.settings import Settings, load
 
 __all__ = ["Emitted", "Headwater", "LlmCall", "Run", "SyncHeadwater", "ToolCall"]
 
@@ -80,7 +80,7 @@ class Headwater(
         deadline_s: float = 30.0,
     ) -> None:
         super().__init__(project, source)
-        self._producer = Producer(settings or Settings(), source=source, deadline_s=deadline_s)
+        self._producer = Producer(settings or load(), source=source, deadline_s=deadline_s)
 
     @property
     def producer(self) -> Producer:

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from tomllib import TOMLDecodeError
+from typing import Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
+from schemas.errors import ConfigurationError
+from streams.security import contradictions
+
 Security = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Mechanism = Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"]
+_ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 
 
 class Settings(BaseSettings):
     """Everything that can be set. Ports of the other doors are offsets from `port`."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADWATER_", toml_file="headwater.toml", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="HEADWATER_",
+        toml_file="headwater.toml",
+        extra="ignore",
+        hide_input_in_errors=True,  # it may be a password
+    )
 
     data: Path = Field(Path(".headwater"), description="Folder for the log, views, keys and run files.")
     port: int = Field(7000, ge=1024, le=65000, description="The HTTP API; Kafka is +92, its controller +93.")
@@ -30,9 +44,12 @@ class Settings(BaseSettings):
         None, description="host:port,… of your own cluster; unset: a broker is started here."
     )
     kafka_security: Security = "PLAINTEXT"
+    kafka_mechanism: Mechanism = Field("SCRAM-SHA-512", description="How SASL proves who we are.")
     kafka_username: str | None = None
     kafka_password: SecretStr | None = None
-    kafka_ca: Path | None = Field(None, description="CA certificates (PEM) for SSL.")
+    kafka_ca: Path | None = Field(None, description="CA certificates (PEM) for TLS; unset: the system's.")
+    kafka_cert: Path | None = Field(None, description="Our certificate (PEM), where Kafka asks for one.")
+    kafka_key: Path | None = Field(None, description="Its private key (PEM), unless in the same file.")
     namespace: str = Field(
         "", pattern=r"^[a-zA-Z0-9._-]*$", description="Put before every topic, group and transaction."
     )
@@ -49,7 +66,9 @@ class Settings(BaseSettings):
     )
     partitions: int = Field(8, ge=1, le=1024, description="Partitions of keyed and derived topics.")
     raw_partitions: int = Field(2, ge=1, le=1024, description="Partitions of raw topics.")
-    replication: int = Field(1, ge=1, le=7, description="Replication of topics that `topics create` makes.")
+    replication: int | None = Field(
+        None, ge=1, le=7, description="Copies of each topic; unset: three, or as many as there are brokers."
+    )
     api_key: SecretStr | None = Field(
         None, description="Key with all rights; unset: made in the data folder."
     )
@@ -89,6 +108,22 @@ class Settings(BaseSettings):
         for network in filter(None, map(str.strip, value.split(","))):
             ip_network(network)
         return value
+
+    @field_validator("kafka")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        addresses = [one.strip() for one in (value or "").split(",") if one.strip()]
+        for one in addresses:
+            found = _ADDRESS.fullmatch(one)
+            if found is None or not 0 < int(found[1]) < 65536:
+                raise ValueError(f"{one} is no host:port")
+        return ",".join(addresses) or None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if found := contradictions(self):
+            raise ValueError("; ".join(found))
+        return self
 
     @field_validator("registry")
     @classmethod
@@ -150,3 +185,34 @@ class Settings(BaseSettings):
     def named(self, name: str) -> str:
         """A topic, group or transactional id inside this instance's namespace."""
         return f"{self.namespace}.{name}" if self.namespace else name
+
+
+def load() -> Settings:
+    """The settings of the environment; raises ConfigurationError naming each one that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        found = "; ".join(map(_flaw, error.errors(include_url=False)))
+        raise ConfigurationError(
+            f"settings: {found}", hint="set it right in the environment or in headwater.toml"
+        ) from error
+    except (SettingsError, TOMLDecodeError) as error:
+        raise ConfigurationError(
+            f"settings cannot be read: {error}", hint="mend headwater.toml or the environment"
+        ) from error
+
+
+def _flaw(error: ErrorDetails) -> str:
+    said = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # of several settings, which it names
+        return said
+    name = "_".join(map(str, error["loc"]))
+    return f"HEADWATER_{name.upper()}: {said}{_shown(name, error['input'])}"
+
+
+def _shown(name: str, value: object) -> str:
+    return (
+        ""
+        if any(word in name for word in ("key", "password", "registry", "database"))
+        else f" (is {value!r})"
+    )

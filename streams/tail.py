@@ -14,12 +14,11 @@ from schemas import topics
 from schemas.codec import Codec, Decoded, Record, decode_key
 from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, OffsetOutOfRange
 from schemas.events import BY_NAME
-from streams.admin import TopicSpec, admin_client, existing
+from streams.admin import TopicSpec, admin_client, existing, missing_hint
 from streams.codec import codec_of
-from streams.kafka import client_options, disconnect, patiently, records_of
+from streams.kafka import COMMAND_S, client_options, close, connect, records_of
 from streams.settings import Settings
 
-CONNECT_S = 10.0
 LOST_S = 60.0
 _POLL_MS = 300
 
@@ -103,7 +102,7 @@ async def tail(
         max_poll_records=2000,
     )
     try:
-        await patiently(f"connecting to {settings.bootstrap}", consumer.start, CONNECT_S)
+        await connect(settings, consumer, COMMAND_S)
         codec = await codec_of(settings)
         places = await _places(settings, wanted)
         consumer.assign(places)
@@ -116,7 +115,7 @@ async def tail(
                 if shown.decoded is None or filters.admit(shown.decoded):
                     yield shown
     finally:
-        await disconnect(consumer)
+        await close(consumer)
 
 
 async def _places(settings: Settings, names: Sequence[str]) -> list[TopicPartition]:
@@ -126,7 +125,7 @@ async def _places(settings: Settings, names: Sequence[str]) -> list[TopicPartiti
         if name not in there:
             raise ConfigurationError(
                 f"Kafka at {settings.bootstrap} has no topic {settings.named(name)}",
-                hint="run `headwater topics create`",
+                hint=missing_hint(settings),
             )
     return [TopicPartition(settings.named(n), p) for n in names for p in range(there[n])]
 

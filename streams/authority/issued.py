@@ -19,7 +19,7 @@ from schemas.avro_models import same_bytes
 from schemas.errors import ConfigurationError
 from schemas.registry import Registered, Registry
 from schemas.topics import SCHEMA_IDS
-from streams.kafka import client_options, patiently
+from streams.kafka import COMMAND_S, client_options, connect, patiently
 from streams.settings import Settings
 
 COMMITTED = "the committed lock file"
@@ -168,8 +168,10 @@ class _Topic:
             auto_offset_reset="none",
         )
         try:
-            await patiently(f"connecting to {self._settings.bootstrap}", consumer.start, DEADLINE_S)
-            return await patiently("reading schema ids", lambda: self._read(consumer), DEADLINE_S)
+            await connect(self._settings, consumer, COMMAND_S)
+            return await patiently(
+                self._settings, "reading schema ids", lambda: self._read(consumer), DEADLINE_S
+            )
         finally:
             await consumer.stop()
 
@@ -193,8 +195,10 @@ class _Topic:
             return
         producer = AIOKafkaProducer(**client_options(self._settings), acks="all", enable_idempotence=True)
         try:
-            await patiently(f"connecting to {self._settings.bootstrap}", producer.start, DEADLINE_S)
-            await patiently("remembering schema ids", lambda: self._write(producer, new), DEADLINE_S)
+            await connect(self._settings, producer, COMMAND_S)
+            await patiently(
+                self._settings, "remembering schema ids", lambda: self._write(producer, new), DEADLINE_S
+            )
         finally:
             await producer.stop()
         _new(await self.load(), entries)

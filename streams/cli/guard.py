@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from schemas.errors import ConfigurationError, HeadwaterError
+from schemas.errors import HeadwaterError
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -39,32 +39,9 @@ def complain(error: HeadwaterError) -> None:
 
 def load_settings() -> Settings:
     """The settings, with logs going to stderr; raises ConfigurationError naming each one that is wrong."""
-    from tomllib import TOMLDecodeError  # noqa: PLC0415
-
-    from pydantic import ValidationError  # noqa: PLC0415
-    from pydantic_settings import SettingsError  # noqa: PLC0415
-
     from streams.logs import configure  # noqa: PLC0415
-    from streams.settings import Settings  # noqa: PLC0415
+    from streams.settings import load  # noqa: PLC0415
 
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        found = "; ".join(
-            f"HEADWATER_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}{_shown(e['loc'], e['input'])}"
-            for e in error.errors(include_url=False)
-        )
-        raise ConfigurationError(
-            f"settings: {found}", hint="set it right in the environment or in headwater.toml"
-        ) from error
-    except (SettingsError, TOMLDecodeError) as error:
-        raise ConfigurationError(
-            f"settings cannot be read: {error}", hint="mend headwater.toml or the environment"
-        ) from error
+    settings = load()
     configure(settings, "cli", quiet=True)
     return settings
-
-
-def _shown(field: tuple[int | str, ...], value: object) -> str:
-    secret = any(word in str(part) for part in field for word in ("key", "password", "registry", "database"))
-    return "" if secret else f" (is {value!r})"

@@ -14,6 +14,7 @@ from schemas.codec import explain
 from schemas.envelope import parse_time
 from schemas.errors import HeadwaterError, InvalidEvent
 from schemas.events import BY_NAME, Event
+from streams.kafka import COMMAND_S
 from streams.producing.producer import Options, Outgoing, Producer
 from streams.settings import Settings
 
@@ -111,7 +112,9 @@ async def produce_lines(settings: Settings, defaults: Defaults, lines: Iterable[
     Raises InvalidEvent naming the line; what came before it is written, nothing after.
     """
     written = 0
-    async with Producer(settings, source="cli") as producer:
+    producer = Producer(settings, source="cli")
+    await producer.start(COMMAND_S)
+    async with producer:
         batches = _batches(producer, defaults, lines)
         while True:
             # stdin may be a slow pipe: reading it must not hold up the connection's heartbeat.

@@ -12,16 +12,7 @@ from streams.supervision.status import read_all
 
 async def kafka(settings: Settings) -> list[Finding]:
     """Whether Kafka answers and its topics are as declared. An embedded broker may be stopped."""
-    if not reachable(settings.bootstrap, 2.0):
-        if not settings.embedded:
-            return [
-                Finding(
-                    "kafka",
-                    "fail",
-                    f"{settings.bootstrap} (HEADWATER_KAFKA) does not answer",
-                    "start it, or set HEADWATER_KAFKA to where it is",
-                )
-            ]
+    if settings.embedded and not reachable(settings.bootstrap, 2.0):
         runs = instance_lock(settings).is_held() or "broker" in read_all(settings)
         log = settings.log_folder / "broker.log"
         if runs:
@@ -30,10 +21,10 @@ async def kafka(settings: Settings) -> list[Finding]:
     from streams.admin import declared, differences  # noqa: PLC0415 - brings the folds along
 
     try:
+        found = await _addresses(settings)
         wrong = await differences(settings)
     except HeadwaterError as error:
         return [Finding("kafka", "fail", error.message, error.hint)]
-    found = [Finding("kafka", "ok", f"{settings.bootstrap} answers")]
     for sentence in wrong:
         says, _, do = sentence.partition(": ")
         # Missing topics and other counts stop the folds; another retention does not.
@@ -42,3 +33,23 @@ async def kafka(settings: Settings) -> list[Finding]:
     if not wrong:
         found.append(Finding("topics", "ok", f"{len(declared(settings))}, all as declared"))
     return found
+
+
+async def _addresses(settings: Settings) -> list[Finding]:
+    """What each address answers; raises what stands in the way where none can be used."""
+    from streams.exploring import explore  # noqa: PLC0415
+    from streams.kafka import client_options  # noqa: PLC0415
+
+    seen = await explore(settings, client_options(settings))
+    if seen.unusable is not None:
+        raise seen.unusable
+    login = f" as {settings.kafka_username}" if settings.kafka_username else ""
+    how = f"{settings.kafka_security}{login}, {len(seen.brokers)} brokers"
+    return [
+        Finding("kafka", "ok", f"{settings.bootstrap} answers ({how})"),
+        *(
+            Finding("kafka", "warn", obstacle.message, obstacle.hint)
+            for obstacle in (seen.given | seen.brokers).values()
+            if obstacle is not None
+        ),
+    ]

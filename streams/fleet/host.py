@@ -25,7 +25,7 @@ from streams.codec import codec_of
 from streams.fleet.agents import Fleet
 from streams.fleet.handling import Handling, record_of
 from streams.fleet.parts import faust_options
-from streams.kafka import client_options, patiently
+from streams.kafka import client_options, connect
 from streams.sdk import Headwater
 from streams.settings import Settings
 from streams.supervision.status import ProcessStatus
@@ -158,7 +158,7 @@ class Host:
         consumer = AIOKafkaConsumer(
             **client_options(self.settings), group_id=self.group, enable_auto_commit=False
         )
-        await patiently("connecting", consumer.start, 60.0)
+        await connect(self.settings, consumer, 60.0)
         committed_before, since = -1, time.monotonic()
         try:
             while True:

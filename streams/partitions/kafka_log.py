@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.codec import Record
-from streams.kafka import client_options, patiently, records_of
+from streams.kafka import client_options, close, connect, patiently, records_of
+from streams.obstacles import hopeless
 from streams.partitions.log import Fenced, LogUnavailable, Send, Step
+from streams.partitions.stable import stable_position
 from streams.producing.partitioner import partition_for
 from streams.settings import Settings
 
@@ -35,17 +37,21 @@ class KafkaLog:
         self.partition_counts: dict[str, int] = {}
         """By topic; Kafka is asked once, since the counts of keyed topics never change."""
         self._meta: AIOKafkaConsumer | None = None
-        self._meta_lock = asyncio.Lock()
+        self._positions: AIOKafkaClient | None = None
 
-    async def start(self) -> None:
-        """Connect the client that answers questions about offsets."""
-        self._meta = self._consumer(group_id=self.group)
-        await patiently("connecting", self._meta.start, DEADLINE_S)
+    async def start(self, deadline_s: float = DEADLINE_S) -> None:
+        """Connect the clients that answer questions about offsets. Raises as `connect` does."""
+        self._meta = self._consumer(group_id=None)
+        await connect(self.settings, self._meta, deadline_s)
+        self._positions = AIOKafkaClient(**self._options)
+        await connect(self.settings, self._positions, deadline_s)
 
     async def close(self) -> None:
         """Disconnect."""
         if self._meta is not None:
             await self._meta.stop()
+        if self._positions is not None:
+            await self._positions.close()
 
     def _consumer(self, **options: Any) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -68,27 +74,19 @@ class KafkaLog:
             retry_backoff_ms=RETRY_BACKOFF_MS,
             linger_ms=0,
         )
-        try:
-            await asyncio.wait_for(producer.start(), DEADLINE_S)
-        except (KafkaError, OSError, TimeoutError) as error:
-            await _stop(producer)
-            raise LogUnavailable(
-                f"{topic}/{partition}: cannot take over: {error!r}", hint="is Kafka up?"
-            ) from error
-        except BaseException:
-            await _stop(producer)
-            raise
+        await connect(self.settings, producer, DEADLINE_S)
         return KafkaTransactions(self, producer, topic, partition, step)
 
     async def committed(self, topic: str, partition: int) -> int | None:
         """See `streams.partitions.log.Log`."""
-        consumer = self._connected()
-        tp = TopicPartition(self.settings.named(topic), partition)
-        async with self._meta_lock:
-            offset: int | None = await patiently(
-                "reading a position", lambda: consumer.committed(tp), DEADLINE_S
-            )
-        return offset
+        assert self._positions is not None, "start() first"
+        client, tp = self._positions, TopicPartition(self.settings.named(topic), partition)
+        return await patiently(
+            self.settings,
+            "reading a position",
+            lambda: stable_position(client, self.group, tp),
+            DEADLINE_S,
+        )
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See `streams.partitions.log.Log`."""
@@ -100,7 +98,7 @@ class KafkaLog:
             end = await consumer.end_offsets([tp])
             return first[tp], end[tp]
 
-        return await patiently("reading offsets", ask, DEADLINE_S)
+        return await patiently(self.settings, "reading offsets", ask, DEADLINE_S)
 
     async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
         """See `streams.partitions.log.Log`."""
@@ -108,7 +106,7 @@ class KafkaLog:
             return
         tp = TopicPartition(self.settings.named(topic), partition)
         consumer = self._consumer(group_id=None, max_poll_records=2000)
-        await patiently("connecting", consumer.start, DEADLINE_S)
+        await connect(self.settings, consumer, DEADLINE_S)
         try:
             consumer.assign([tp])
             consumer.seek(tp, start)
@@ -149,7 +147,9 @@ class KafkaTransactions:
             raise Fenced(
                 f"{self._name}: another worker has taken over", hint="give the partition up"
             ) from error
-        except (KafkaError, OSError, TimeoutError) as error:
+        except (KafkaError, OSError) as error:
+            if (refusal := hopeless(self._log.settings, error)) is not None:
+                raise refusal from error
             raise LogUnavailable(
                 f"{self._name}: a transaction failed: {error!r}", hint="its outcome is read from the log"
             ) from error
@@ -210,10 +210,4 @@ class KafkaTransactions:
 
     async def close(self) -> None:
         """See `streams.partitions.log.Transactions`."""
-        await _stop(self._producer)
-
-
-async def _stop(producer: AIOKafkaProducer) -> None:
-    """Stop without waiting for what cannot be sent any more; its transaction times out or is fenced."""
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(producer.stop(), 2.0)
+        await close(self._producer)

@@ -21,7 +21,8 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 
 from schemas.codec import Record
 from schemas.errors import HeadwaterError
-from streams.kafka import client_options, patiently, records_of
+from streams.kafka import client_options, connect, records_of
+from streams.obstacles import hopeless
 from streams.partitions.assignor import EvenAssignor
 from streams.partitions.log import Step
 from streams.settings import Settings
@@ -244,7 +245,7 @@ class Worker(ConsumerRebalanceListener, Generic[T]):  # type: ignore[misc]  # ai
             max_partition_fetch_bytes=1024 * 1024,
             fetch_max_wait_ms=500,
         )
-        await patiently("joining", consumer.start, 60.0)
+        await connect(self.settings, consumer, 60.0)
         consumer.subscribe(self._topics, listener=self)
         try:
             while not stop.is_set():
@@ -283,6 +284,8 @@ class Worker(ConsumerRebalanceListener, Generic[T]):  # type: ignore[misc]  # ai
             for tp in error.args[0] if error.args and isinstance(error.args[0], dict) else ():
                 await self._restart(tp)
         except KafkaError as error:
+            if (refusal := hopeless(self.settings, error)) is not None:
+                raise refusal from error
             log.warning("worker.fetch", why=repr(error))
             await asyncio.sleep(_RETRY_S)
         return fetched

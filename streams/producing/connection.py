@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     InvalidTopicError,
+    KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
@@ -18,7 +19,7 @@ from aiokafka.errors import (
 )
 
 from schemas.errors import ConfigurationError, HeadwaterError, RecordTooLarge
-from streams.kafka import client_options
+from streams.kafka import client_options, why
 from streams.settings import Settings
 
 log = structlog.get_logger()
@@ -43,6 +44,8 @@ class Refused:
 
 def refusal(error: BaseException, topic: str) -> Refused | None:
     """What a caller is told of an error that no retry mends; None where one may."""
+    if isinstance(error, ConfigurationError):
+        return Refused(error)
     if isinstance(error, (MessageSizeTooLargeError, RecordListTooLargeError)):
         return Refused(
             RecordTooLarge(
@@ -87,7 +90,10 @@ class Connection:
         self._counts: dict[str, int] = {}
 
     async def client(self) -> Client:
-        """A connected client. Raises KafkaError, OSError or TimeoutError when Kafka is away."""
+        """A connected client.
+
+        Raises ConfigurationError where no retry can mend it, BrokerUnavailable when Kafka is away.
+        """
         if self._client is None:
             async with self._lock:
                 if self._client is None:
@@ -138,8 +144,10 @@ class Connection:
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 await client.start()
-        except BaseException:
+        except BaseException as error:
             await client.stop()
+            if isinstance(error, (KafkaError, OSError)):
+                raise await why(self._settings, error) from error
             raise
         return client
 

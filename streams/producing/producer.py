@@ -72,29 +72,35 @@ class Producer:
         self._calls: set[Call] = set()
         self._closed = False
 
-    async def start(self) -> None:
+    async def start(self, deadline_s: float | None = None) -> None:
         """Connect. Optional: emit connects when it has to.
 
-        Raises BrokerUnavailable after the deadline; RegistryUnavailable; ConfigurationError where the
-        schema ids do not fit the log.
+        Raises ConfigurationError at once where no retry can mend it (a refused login, an untrusted
+        certificate, schema ids that do not fit the log), BrokerUnavailable after the deadline, the
+        producer's own by default; RegistryUnavailable.
         """
         codec = await self.codec()
+        deadline_s = self.deadline_s if deadline_s is None else deadline_s
         failure: Exception | None = None
         try:
-            async with asyncio.timeout(self.deadline_s):
+            async with asyncio.timeout(deadline_s):
                 while True:
                     try:
                         await self._connection.client()
                         await self._admit(codec)
-                    except (KafkaError, OSError, TimeoutError) as error:
+                    except (KafkaError, OSError, BrokerUnavailable) as error:
                         failure = error
                         await asyncio.sleep(_PAUSE_S)
                     else:
                         return
         except TimeoutError:
             raise BrokerUnavailable(
-                f"no connection to Kafka at {self.settings.bootstrap} within {self.deadline_s:g} s"
-                + (f": {failure}" if failure else ""),
+                f"no connection to Kafka at {self.settings.bootstrap} within {deadline_s:g} s"
+                + (
+                    f": {failure.message if isinstance(failure, HeadwaterError) else failure}"
+                    if failure
+                    else ""
+                ),
                 hint="start it (`headwater up`), or set HEADWATER_KAFKA to where it is",
             ) from failure
 
@@ -230,7 +236,7 @@ class Producer:
         while True:
             try:
                 return await self._connection.partitions(self.settings.named(topic))
-            except (KafkaError, OSError, TimeoutError) as error:
+            except (KafkaError, OSError, BrokerUnavailable) as error:
                 self._connection.last_error = error
                 await asyncio.sleep(_PAUSE_S)
 
@@ -246,7 +252,7 @@ class Producer:
             f"Kafka at {self.settings.bootstrap} acknowledged nothing for {self.deadline_s:g} s: "
             f"{len(missing)} of {len(prepared)} events not acknowledged "
             f"({shown}; {', '.join(sorted({p.topic for p in missing}))})"
-            + (f"; last error: {error!r}" if error else ""),
+            + (f"; last error: {error}" if error else ""),
             positions,
             [p.id for p in missing],
         )

@@ -15,7 +15,7 @@ from schemas.errors import DecodeError
 from schemas.events import Event
 from schemas.topics import Topic
 from streams.codec import codec_of, learn_patiently
-from streams.kafka import client_options, patiently, records_of
+from streams.kafka import client_options, connect, patiently, records_of
 from streams.settings import Settings
 
 log = structlog.get_logger()
@@ -52,12 +52,12 @@ class Table:
         self._following: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Read all that there is, then follow. Raises BrokerUnavailable."""
+        """Read all that there is, then follow. Raises BrokerUnavailable, ConfigurationError as `connect` does."""
         consumer = self._consumer
-        await patiently("connecting", consumer.start, _CONNECT_S)
+        await connect(self._settings, consumer, _CONNECT_S)
         self._codec = await codec_of(self._settings)
         name = self._settings.named(self._topic.name)
-        partitions = await patiently("reading metadata", self._partitions, _CONNECT_S)
+        partitions = await patiently(self._settings, "reading metadata", self._partitions, _CONNECT_S)
         places = [TopicPartition(name, p) for p in partitions]
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)

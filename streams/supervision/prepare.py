@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from schemas.errors import ConfigurationError
-from streams.admin import admin_client, declared, ensure_topics, existing
+from streams.admin import admin_client, declared, ensure_topics, existing, missing_hint
 from streams.authority.settle import remember, settle
 from streams.settings import Settings
 
@@ -34,7 +34,7 @@ async def prepare(settings: Settings) -> list[str]:
             f"{len(missing)} of {len(wanted)} topics are missing at {settings.bootstrap}: "
             + ", ".join(missing[:5])
             + (", …" if len(missing) > 5 else ""),
-            hint="make them with `headwater topics create`",
+            hint=missing_hint(settings),
         )
     other = [
         f"{s.name} has {there[s.name]}, not {s.partitions}" for s in wanted if there[s.name] != s.partitions

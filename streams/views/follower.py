@@ -19,7 +19,7 @@ from projections.store import Store, ViewHeld, ViewMoved, ViewNotReady
 from projections.trouble import TROUBLE, explained, explaining
 from projections.view import Entry, View
 from schemas.codec import Record
-from schemas.errors import HeadwaterError, OffsetOutOfRange
+from schemas.errors import ConfigurationError, HeadwaterError, OffsetOutOfRange
 from streams.codec import codec_of
 from streams.settings import Settings
 from streams.supervision.metrics import REGISTRY
@@ -85,6 +85,8 @@ class Follower:
                 self.error = str(error)
                 log.error("view.stopped", view=self.view.name, why=str(error))  # noqa: TRY400 - it is no fault of code
                 await self._until_rebuilt(stop)
+            except ConfigurationError:
+                raise
             except RETRIED as error:
                 self.error = _said(error, self._store)
                 log.warning("view.retry", view=self.view.name, why=self.error, in_s=self._pause_s)
@@ -162,7 +164,7 @@ class Follower:
 async def run(settings: Settings, stop: asyncio.Event, views: Sequence[View] | None = None) -> None:
     """The `views` process: follows all views (of the catalog, unless given) until `stop`.
 
-    Raises ConfigurationError where a topic is missing, or the database will not have us.
+    Raises ConfigurationError where a topic is missing, or Kafka or the database will not have us.
     """
     views = catalog() if views is None else views
     status = ProcessStatus(settings, "views")
@@ -180,10 +182,13 @@ async def run(settings: Settings, stop: asyncio.Event, views: Sequence[View] | N
                 return
             decoder = Decoder(codec)
             followers = [Follower(settings, view, store, counts, executor, decoder) for view in views]
-            async with asyncio.TaskGroup() as tasks:
-                for follower in followers:
-                    tasks.create_task(follower.run(stop), name=f"view {follower.view.name}")
-                tasks.create_task(_report(status, followers, stop))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for follower in followers:
+                        tasks.create_task(follower.run(stop), name=f"view {follower.view.name}")
+                    tasks.create_task(_report(status, followers, stop))
+            except* ConfigurationError as refusals:
+                raise refusals.exceptions[0] from None  # each view says the same
             status.set("stopping")
         finally:
             store.close()

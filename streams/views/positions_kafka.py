@@ -15,7 +15,7 @@ from projections.position import BadToken
 from projections.view import Place
 from schemas import topics
 from schemas.errors import BrokerUnavailable
-from streams.kafka import client_options, disconnect, patiently
+from streams.kafka import client_options, close, connect
 from streams.settings import Settings
 from streams.views.source import partition_counts
 
@@ -86,7 +86,7 @@ class KafkaOffsets:
         """Disconnect."""
         for consumer in (self._group, self._probe):
             if consumer is not None:
-                await disconnect(consumer)
+                await close(consumer)
         self._group = self._probe = None
 
     async def _holding_records(self, ranges: Mapping[Place, tuple[int | None, int]]) -> set[Place]:
@@ -124,7 +124,7 @@ class KafkaOffsets:
         consumer = AIOKafkaConsumer(
             **client_options(self._settings), enable_auto_commit=False, auto_offset_reset="none", **options
         )
-        await patiently("connecting", consumer.start, CONNECT_S)
+        await connect(self._settings, consumer, CONNECT_S)
         return consumer
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:

@@ -17,9 +17,9 @@ from projections.view import Entry, Offsets, Place, View
 from schemas.codec import Codec, Record
 from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, OffsetOutOfRange
 from schemas.topics import Topic
-from streams.admin import TopicSpec, admin_client, existing
+from streams.admin import TopicSpec, admin_client, existing, missing_hint
 from streams.folding.engine import CLAMP_S
-from streams.kafka import client_options, disconnect, patiently, records_of
+from streams.kafka import client_options, close, connect, records_of
 from streams.settings import Settings
 
 DEADLINE_S = 30.0
@@ -55,9 +55,7 @@ async def partition_counts(settings: Settings, topics: Iterable[Topic]) -> dict[
         counts = await existing(client, settings, specs)
     missing = [spec.name for spec in specs if spec.name not in counts]
     if missing:
-        raise ConfigurationError(
-            f"topics are missing: {', '.join(missing)}", hint="run `headwater topics create`"
-        )
+        raise ConfigurationError(f"topics are missing: {', '.join(missing)}", hint=missing_hint(settings))
     return counts
 
 
@@ -67,7 +65,7 @@ class Source:
     def __init__(self, settings: Settings, view: View, counts: dict[str, int]) -> None:
         self.view = view
         self.position: dict[Place, int] = {}
-        self._namespace = settings.namespace
+        self._settings = settings
         self._places: dict[TopicPartition, Place] = {
             TopicPartition(settings.named(topic.name), partition): (topic.name, partition)
             for topic in view.topics
@@ -97,7 +95,7 @@ class Source:
 
         Raises OffsetOutOfRange where the log no longer has, or never had, what comes next.
         """
-        await patiently("connecting", self._consumer.start, DEADLINE_S)
+        await connect(self._settings, self._consumer, DEADLINE_S)
         self._consumer.assign(list(self._places))
         starts = await self._consumer.beginning_offsets(list(self._places))
         await self.ends()
@@ -122,7 +120,7 @@ class Source:
                 raise self._out_of_range(self._places[tp], offset, "no longer holds it") from error
             raise
         self._listen(bool(polled), time.monotonic() - started)
-        records = records_of(chain.from_iterable(polled.values()), self._namespace)
+        records = records_of(chain.from_iterable(polled.values()), self._settings.namespace)
         start: dict[Place, int | None] = {}
         end: dict[Place, int] = {}
         for tp, place in self._places.items():
@@ -151,7 +149,7 @@ class Source:
 
     async def close(self) -> None:
         """Disconnect."""
-        await disconnect(self._consumer)
+        await close(self._consumer)
 
     def _listen(self, polled: bool, waited_s: float) -> None:
         """Note whether Kafka still answers: aiokafka retries in silence while it is away."""

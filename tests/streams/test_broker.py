@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from schemas import topics
 from streams.admin import declared, ensure_topics
 from streams.broker import Broker
-from streams.kafka import client_options, patiently
+from streams.kafka import client_options, connect
 from streams.settings import Settings
 from tests.conftest import free_base_port
 
@@ -22,7 +22,7 @@ async def transaction(settings: Settings, number: int, value: bytes) -> AIOKafka
     producer = AIOKafkaProducer(
         **client_options(settings), transactional_id=f"t{number}", transaction_timeout_ms=1_000
     )
-    await patiently("connecting", producer.start, 30)
+    await connect(settings, producer, 30)
     await producer.begin_transaction()
     for partition in range(settings.partitions):
         await producer.send_and_wait(topics.SIGNALS.name, value, partition=partition)
@@ -54,7 +54,7 @@ async def test_what_was_open_at_a_kill_is_aborted(tmp_path: Path) -> None:
         consumer = AIOKafkaConsumer(
             **client_options(settings), isolation_level="read_committed", auto_offset_reset="earliest"
         )
-        await patiently("connecting", consumer.start, 30)
+        await connect(settings, consumer, 30)
         consumer.assign([TopicPartition(topics.SIGNALS.name, p) for p in range(settings.partitions)])
         seen: list[bytes] = []
         while len(seen) < PRODUCERS * settings.partitions:

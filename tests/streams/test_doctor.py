@@ -168,6 +168,14 @@ def test_topics_are_compared_with_what_is_declared(broker: Settings) -> None:
     assert any("partitions" in f.says and f.level == "fail" for f in asyncio.run(kafka(other)))
 
 
+def test_fewer_copies_than_meant_warn(broker: Settings) -> None:
+    """A topic that one broker keeps, where two are wanted, is named."""
+    own = broker.model_copy(update={"kafka": broker.bootstrap, "replication": 2})
+    found = asyncio.run(kafka(own))
+    assert {f.level for f in found if f.check == "topics"} == {"warn"}
+    assert any("topic signals is kept by 1 brokers, not by 2" in f.says for f in found)
+
+
 def test_another_retention_warns(broker: Settings) -> None:
     """A topic whose configuration is other than declared is named with the command that mends it."""
     wanted = Settings(

@@ -67,7 +67,10 @@ def test_the_correlation_id_is_on_every_line_within(tmp_path: Path) -> None:
 
 def test_secrets_never_reach_a_line(tmp_path: Path) -> None:
     """Configured secrets, secret-looking fields, bearer tokens and passwords in URLs are hidden."""
-    stream = set_up(tmp_path, api_key=SecretStr("key-of-mine"), kafka_password=SecretStr("pass-of-mine"))
+    login = {"kafka": "127.0.0.1:9092", "kafka_security": "SASL_SSL", "kafka_username": "me"}
+    stream = set_up(
+        tmp_path, api_key=SecretStr("key-of-mine"), kafka_password=SecretStr("pass-of-mine"), **login
+    )
     log.warning(
         "tried key-of-mine", url="postgresql://me:hidden-too@host/db", header={"Authorization": "abc-1"}
     )

@@ -138,7 +138,7 @@ async def test_unknown_names_are_refused_with_the_known_ones(broker: Settings) -
 
 async def test_no_broker_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing answers, the address is named after a bounded wait."""
-    monkeypatch.setattr("streams.tail.CONNECT_S", 1.0)
+    monkeypatch.setattr("streams.tail.COMMAND_S", 1.0)
     away = Settings(kafka=f"127.0.0.1:{free_base_port()}")
     with pytest.raises(BrokerUnavailable, match=str(away.kafka)):
         await collect(away)

@@ -126,10 +126,10 @@ def test_schemas_are_registered_in_a_registry_alone(
 def test_a_wrong_secret_is_named_and_not_shown(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A setting's value is not quoted where it may be a secret."""
     monkeypatch.setattr("streams.settings.Settings.model_config", Settings.model_config | {"extra": "forbid"})
-    from streams.cli.guard import _shown
+    from streams.settings import _shown
 
-    assert _shown(("api_key",), "hidden-value") == ""
-    assert "8x" in _shown(("port",), "8x")
+    assert _shown("api_key", "hidden-value") == ""
+    assert "8x" in _shown("port", "8x")
 
 
 def test_a_broken_settings_file_is_named(runner: CliRunner, tmp_path: Path) -> None:
