@@ -17,7 +17,8 @@ from streams.kafka import client_options
 from streams.settings import Settings
 from tests.conftest import free_base_port
 from tests.streams.kill_worker import folds
-from tests.streams.test_kills import Herd, lag, produce
+from tests.streams.test_kills import Herd
+from tests.streams.undisturbed import lag, produce
 
 LIMIT_S = 10.0
 
