@@ -1,0 +1,1 @@
+"""Clients that are not ours, as docs/events.md invites them."""
