@@ -188,6 +188,7 @@ async def compare(settings: Settings, made: list[tuple[e.Event, Envelope]]) -> N
         assert not lost, f"{topic}: {lost.total()} lost or other, such as {next(iter(lost))}"
         assert not doubled, f"{topic}: {doubled.total()} doubled or other, such as {next(iter(doubled))}"
     runner = Runner(settings, folds)
+    runner._codec = Codec()
     await runner._log.start()
     states: dict[tuple[str, str], Any] = {}
     for partition in range(settings.partitions):
