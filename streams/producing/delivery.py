@@ -31,11 +31,15 @@ _LONGEST_PAUSE_S = 1.0
 
 
 class Call:
-    """One call of emit: `positions[i]` is (partition, offset) of its i-th record once acknowledged."""
+    """One call of emit: `positions[i]` is (partition, offset) of its i-th record once acknowledged.
 
-    __slots__ = ("clock", "deadline_s", "done", "error", "left", "positions")
+    What its records cost was taken of `budget`, and goes back there.
+    """
 
-    def __init__(self, count: int, deadline_s: float) -> None:
+    __slots__ = ("budget", "clock", "deadline_s", "done", "error", "left", "positions")
+
+    def __init__(self, count: int, deadline_s: float, budget: Budget) -> None:
+        self.budget = budget
         self.positions: list[tuple[int, int] | None] = [None] * count
         self.left = count
         self.deadline_s = deadline_s
@@ -64,7 +68,7 @@ class Call:
 
 
 class Record:
-    """A record of a call. `cost` is what it takes of the budget, in bytes."""
+    """A record of a call. `cost` is what it takes of the call's budget, in bytes."""
 
     __slots__ = ("call", "cost", "headers", "index", "key", "value")
 
@@ -78,15 +82,18 @@ class Record:
         self.call = call
         self.index = index
 
+    def give_back(self) -> None:
+        """It is no longer under way."""
+        self.call.budget.give(self.cost)
+
 
 class Lane:
     """Records for one partition, in order, one batch at a time. `topic` is Kafka's name of it."""
 
-    def __init__(self, connection: Connection, budget: Budget, topic: str, partition: int) -> None:
+    def __init__(self, connection: Connection, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
         self._connection = connection
-        self._budget = budget
         self._queue: deque[Record] = deque()
         self._sending: list[Record] = []
         self._given_up: asyncio.Future[None] | None = None
@@ -94,7 +101,7 @@ class Lane:
         self._most: int | None = None
 
     def put(self, record: Record) -> None:
-        """Queue a record whose cost was taken from the budget."""
+        """Queue a record whose cost was taken of its call's budget."""
         self._queue.append(record)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -112,14 +119,16 @@ class Lane:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         for record in self._queue:
-            self._budget.give(record.cost)
+            record.give_back()
         self._queue.clear()
 
     def _forget_unwanted(self) -> None:
         if all(map(_wanted, self._queue)):
             return
-        self._budget.give(sum(r.cost for r in self._queue if not _wanted(r)))
+        unwanted = [r for r in self._queue if not _wanted(r)]
         self._queue = deque(filter(_wanted, self._queue))
+        for record in unwanted:
+            record.give_back()
 
     async def _run(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -168,7 +177,7 @@ class Lane:
         while queue and (self._most is None or len(batch) < self._most):
             record = queue[0]
             if not _wanted(record):
-                self._budget.give(queue.popleft().cost)
+                queue.popleft().give_back()
             elif append(timestamp=now, key=record.key, value=record.value, headers=record.headers) is None:
                 break
             else:
@@ -204,21 +213,19 @@ class Lane:
         return int(metadata.offset)
 
     def _finish(self, batch: list[Record], outcome: int | Refused) -> None:
-        calls: dict[int, Call] = {}
-        cost = 0
+        costs: dict[Call, int] = {}
         for offset, record in enumerate(batch, outcome if isinstance(outcome, int) else 0):
             call = record.call
-            cost += record.cost
+            costs[call] = costs.get(call, 0) + record.cost
             if isinstance(outcome, int):
                 call.positions[record.index] = (self.partition, offset)
                 call.left -= 1
-            calls[id(call)] = call
-        for call in calls.values():
+        for call, cost in costs.items():
             if isinstance(outcome, int):
                 call.progress()
             else:
                 call.fail(outcome.error)
-        self._budget.give(cost)
+            call.budget.give(cost)
 
     def _halve(self, refused: Refused, count: int) -> bool:
         """A batch too large for the broker is sent in halves before a record is refused."""

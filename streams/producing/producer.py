@@ -157,7 +157,11 @@ class Producer:
         """The record of an event, for `send`. Raises InvalidEvent, RecordTooLarge, as `codec`; nothing is sent."""
         return prepare(item, await self.codec())
 
-    async def send(self, prepared: Sequence[Prepared]) -> list[Position]:
+    def share(self, limit: int) -> Budget:
+        """A share of what may be under way: whoever sends with it has at most `limit` bytes on their way."""
+        return Budget(limit, self._budget)
+
+    async def send(self, prepared: Sequence[Prepared], share: Budget | None = None) -> list[Position]:
         """Write records that are checked already; otherwise as `emit_many`."""
         if self._closed:
             raise HeadwaterError("this producer was stopped", hint="make another one")
@@ -165,7 +169,7 @@ class Producer:
             return []
         self._disk.check()
         codec = await self.codec()
-        call = Call(len(prepared), self.deadline_s)
+        call = Call(len(prepared), self.deadline_s, self._budget if share is None else share)
         self._calls.add(call)
         try:
             async with asyncio.timeout(self.deadline_s) as call.clock:
@@ -215,19 +219,20 @@ class Producer:
 
     async def _enqueue(self, prepared: Sequence[Prepared], call: Call) -> None:
         counts: dict[str, int] = {}
+        budget = call.budget
         for index, (_, topic, key, value, headers, cost) in enumerate(prepared):
             count = counts.get(topic)
             if count is None:
                 count = counts[topic] = await self._partitions(topic)
-            if not self._budget.try_take(cost):
-                await self._budget.take(cost)
+            if not budget.try_take(cost):
+                await budget.take(cost)
             if call.done.done():
-                self._budget.give(cost)
+                budget.give(cost)
                 return  # one of its records was refused meanwhile
             partition = partition_for(key, count)
             lane = self._lanes.get((topic, partition))
             if lane is None:
-                lane = Lane(self._connection, self._budget, self.settings.named(topic), partition)
+                lane = Lane(self._connection, self.settings.named(topic), partition)
                 self._lanes[topic, partition] = lane
             lane.put(Record(key, value, headers, cost, call, index))
 

@@ -316,8 +316,73 @@ async def test_budget_serves_in_order() -> None:
     assert not budget.try_take(1), "nobody overtakes"
     tasks[1].cancel()
     budget.give(8)
-    await asyncio.gather(*tasks, return_exceptions=True)
+    _, gone, _ = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(gone, asyncio.CancelledError), "it was passed over before it knew that it was cancelled"
     assert order == ["large", "small"]
     assert budget.used == 10
     budget.give(10)
     assert budget.try_take(11), "one above the limit fits alone"
+
+
+async def test_a_share_leaves_the_rest_to_others() -> None:
+    """Who shares a budget waits for his share; what it has no room for takes no room from the whole."""
+    whole = Budget(100)
+    greedy, modest = Budget(30, whole), Budget(30, whole)
+    assert greedy.try_take(30)
+    waiting = [asyncio.create_task(greedy.take(10)) for _ in range(50)]
+    await asyncio.sleep(0)
+    assert whole.used == 30
+    assert modest.try_take(30)
+    assert whole.try_take(40), "the whole has room beside both"
+    modest.give(30)
+    greedy.give(30)
+    await asyncio.sleep(0)
+    assert (greedy.used, whole.used) == (30, 70)
+    for _ in range(50):
+        greedy.give(10)
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+    assert (greedy.used, whole.used) == (0, 40)
+
+
+async def test_a_share_waits_for_the_whole() -> None:
+    """Where the whole is full a share waits for it, in order; who gives up leaves both as they were."""
+    whole = Budget(10)
+    share = Budget(8, whole)
+    assert whole.try_take(9)
+    first = asyncio.create_task(share.take(5))
+    second = asyncio.create_task(share.take(2))
+    third = asyncio.create_task(share.take(4))
+    await asyncio.sleep(0)
+    assert (share.used, whole.used) == (7, 9), "the third waits for the share, the others for the whole"
+    first.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    whole.give(9)
+    await asyncio.gather(second, third)
+    assert first.cancelled()
+    assert (share.used, whole.used) == (6, 6)
+    share.give(6)
+    assert (share.used, whole.used) == (0, 0)
+
+
+async def test_a_large_share_of_one_call_gives_all_of_it_back(broker: Settings) -> None:
+    """A list many times as large as its share is written whole and in order, and nothing stays taken."""
+    async with Producer(broker, deadline_s=10) as producer:
+        share = producer.share(20_000)
+        items = [producer.prepare(producer.outgoing(metric(i, "tool:shared"))) for i in range(500)]
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, share.used)
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        positions = await producer.send(items, share)
+        watching.cancel()
+        assert [p.offset for p in positions] == list(range(positions[0].offset, positions[0].offset + 500))
+        assert sum(item.cost for item in items) > 10 * 20_000
+        assert 0 < most <= 20_000
+        assert (share.used, producer.unacknowledged_bytes) == (0, 0)
