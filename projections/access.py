@@ -13,27 +13,38 @@ ADMIN = "admin"
 
 
 class Forbidden(HeadwaterError):
-    """The caller's key does not give this right."""
+    """The caller's key does not give this right. `reason` says which kind of right: scope or project."""
+
+    def __init__(self, message: str, *, hint: str, reason: str = "scope") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the project of the key (`*`: the administrator's, all projects) and what it may do."""
+    """Who asks: the project of the key (`*`: the administrator's, all projects), what it may do, its id."""
 
     project: str
     scopes: frozenset[str]
+    key: str = ""
 
 
 def project_for(caller: Caller, wanted: str | None) -> str:
     """The project that a question is about. Raises Forbidden for another's, or without the right to read."""
     if READ not in caller.scopes:
         raise Forbidden("this key may not read", hint=f"use a key with the scope {READ}")
+    return own_project(caller, wanted)
+
+
+def own_project(caller: Caller, wanted: str | None) -> str:
+    """The project wanted, else the key's own. Raises Forbidden for another's."""
     if caller.project == ALL_PROJECTS:
         return wanted or DEFAULT_PROJECT
     if wanted is not None and wanted != caller.project:
         raise Forbidden(
             f"this key belongs to project {caller.project!r}, not to {wanted!r}",
             hint="leave `project` out, or use that project's key",
+            reason="project",
         )
     return caller.project
 

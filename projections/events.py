@@ -18,6 +18,7 @@ class Events(View):
 
     name = "events"
     about = "every raw and derived event"
+    version = 2
     topics = tuple(t for t in topics.TOPICS if t.kind in ("raw", "derived"))
 
     def tables(self, metadata: MetaData, suffix: str) -> Tables:
@@ -31,6 +32,7 @@ class Events(View):
             Column("subject", TEXT),
             Column("traceparent", TEXT),
             Column("clock", TEXT, nullable=False),
+            Column("producer_key", TEXT),
             Column("data", TEXT, nullable=False),
         )
         c = table.c
@@ -53,6 +55,7 @@ class Events(View):
                 "subject": entry.envelope.subject,
                 "traceparent": entry.envelope.traceparent,
                 "clock": entry.envelope.clock,
+                "producer_key": entry.producer_key,
                 "data": event_json(entry.event),
             }
             for entry in batch

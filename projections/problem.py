@@ -112,6 +112,8 @@ def install(app: FastAPI, statuses: Mapping[type[e.HeadwaterError], int] | None 
         status = next((table[c] for c in type(error).__mro__ if c in table), 503 if error.retriable else 500)
         if status == 500:
             log.error("http.failed", path=request.url.path, error=repr(error))
+        if isinstance(error, Forbidden):
+            request.state.refused = error.reason  # for the access log
         retry = {"Retry-After": "1"} if status == 503 else {}
         return respond(request, status, type(error).__name__, error.message, hint=error.hint, headers=retry)
 

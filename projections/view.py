@@ -24,6 +24,7 @@ class Entry(msgspec.Struct, frozen=True):
     """One decoded record. `key` is without the project that the runner and the SDK put before it.
 
     `time` is event time, seconds since 1970; a live event's is at most 5 minutes ahead of the broker's.
+    `producer_key` is the id of the API key that it came in with.
     """
 
     topic: str
@@ -33,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True):
     time: float
     event: Event
     envelope: Envelope
+    producer_key: str | None = None
 
 
 class View:

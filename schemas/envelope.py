@@ -53,6 +53,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         return self.project, self.source, self.id
 
 
+PRODUCER_KEY = "ce_producerkey"
+"""Id of the API key that the event came in with, set by the doors. It is no part of the envelope: folds have no
+use for it, and would pay for reading it."""
 _CLOCKS: dict[bytes, Clock] = {b"live": "live", b"replay": "replay"}
 _HEADERS_HINT = "see docs/events.md for the headers"
 _SPECVERSION = ("ce_specversion", b"1.0")
@@ -133,6 +136,14 @@ def name_in(headers: Iterable[tuple[str, bytes]], *, topic: str, partition: int,
     """
     get = dict(headers).get
     return None if get("ce_replayof") else _name(get, topic, partition, offset)
+
+
+def producer_key(headers: Iterable[tuple[str, bytes]]) -> str | None:
+    """Id of the API key that an event came in with; None where it came through no door."""
+    for name, value in headers:
+        if name == PRODUCER_KEY:
+            return value.decode(errors="replace")
+    return None
 
 
 def _name(get: Callable[[str], bytes | None], topic: str, partition: int, offset: int) -> Name:

@@ -140,7 +140,7 @@ class _Simulation:
         faults = [item for item in batch if isinstance(item.event, FaultInjected)]
         self._sent += len(batch)
         self._faults += len(faults)
-        for event, envelope, key in faults:
+        for event, envelope, key, _ in faults:
             log.info("simulate.fault", component=key, fault=event.__dict__)
             if self._faults_file is not None:
                 with self._faults_file.open("ab") as file:

@@ -13,7 +13,7 @@ from projections.paging import page
 from projections.store import Reading
 
 _MOST = 2**63 - 1
-_SELECTIVE = ("partition", "correlation_id", "key", "type", "topic")
+_SELECTIVE = ("partition", "correlation_id", "key", "type", "topic", "producer_key")
 
 
 class EventItem(BaseModel):
@@ -33,6 +33,12 @@ class EventItem(BaseModel):
     causation_id: str | None
     traceparent: str | None
     clock: str
+    producer_key: Annotated[
+        str | None,
+        Field(
+            description="Id of the API key it came in with; null: not over HTTP. `admin`: the administrator's."
+        ),
+    ]
     data: Annotated[dict[str, Any], Field(description="The event's own fields; bytes are base64.")]
 
 
@@ -43,6 +49,10 @@ class EventsQuestion(Period):
     type: Text | None = None
     key: Annotated[str | None, Field(max_length=512, description="The record's key, without project.")] = None
     correlation_id: Text | None = None
+    producer_key: Annotated[
+        Text | None,
+        Field(description="Id of an API key. No index serves it: give `since` or another filter."),
+    ] = None
     partition: Annotated[int | None, Field(ge=0, le=2**31 - 1, description="Of `topic`.")] = None
     offset: Annotated[
         int | None, Field(ge=0, le=_MOST, description="First offset to be given, of `partition`.")

@@ -78,7 +78,8 @@ def tail(
     """
     import asyncio  # noqa: PLC0415
 
-    from streams.cli.watch import parse_since, watch  # noqa: PLC0415
+    from streams.cli.times import parse_since  # noqa: PLC0415
+    from streams.cli.watch import watch  # noqa: PLC0415
     from streams.tail import Filters, Range  # noqa: PLC0415
 
     filters = Filters(frozenset(types or ()), key, project, correlation)

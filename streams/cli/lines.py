@@ -22,8 +22,18 @@ BATCH = 500
 _TEXT_FIELDS = ("key", "project", "id", "correlation_id", "causation_id", "traceparent", "subject", "source")
 # CloudEvents attribute names have no underscore; `tail --json` writes them so.
 _SPELLED = {"correlationid": "correlation_id", "causationid": "causation_id"}
-# What else `tail --json` says: the position is for the log to give, the rest is always the same.
-_IGNORED = ("topic", "partition", "offset", "clock", "replayof", "specversion", "datacontenttype")
+# What else `tail --json` says: position and producer's key are those of the record it was, the rest is always
+# the same.
+_IGNORED = (
+    "topic",
+    "partition",
+    "offset",
+    "producerkey",
+    "clock",
+    "replayof",
+    "specversion",
+    "datacontenttype",
+)
 
 
 class Defaults(NamedTuple):

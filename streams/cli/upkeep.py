@@ -1,4 +1,4 @@
-"""`headwater views`, `keys` and `dead-letters`: what an operator does now and then."""
+"""`headwater views` and `dead-letters`: what an operator does now and then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from streams.cli.guard import load_settings
 from streams.cli.tables import show
 
 views = typer.Typer(invoke_without_command=True)
-keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
 dead_letters = typer.Typer(no_args_is_help=True, help="Records that no fold could take: list, replay.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
@@ -72,55 +71,6 @@ def rebuild_view(name: Annotated[str, typer.Argument(help="A view, or `all`.")])
             f"{done.name}: {done.events:,} events in {done.seconds:.1f} s, {done.skipped:,} skipped, "
             f"generation {done.generation}"
         )
-
-
-@keys.command("create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="What it is for; one of its own within the project.")],
-    *,
-    project: Annotated[str, typer.Option(help="The one project that it opens.")] = "default",
-    scopes: Annotated[
-        list[str] | None,
-        typer.Option("--scope", help="produce, read or admin; repeatable. Default: the first two."),
-    ] = None,
-) -> None:
-    """Make an API key of one project and print it: it is shown this once."""
-    from streams.keys import PRODUCE, create  # noqa: PLC0415
-
-    typer.echo(create(load_settings(), project, scopes or (PRODUCE, "read"), name))
-
-
-@keys.command("list")
-def list_keys(*, as_json: AsJson = False) -> None:
-    """List the projects' keys; the keys themselves are not kept."""
-    from schemas.envelope import format_time  # noqa: PLC0415
-    from streams.keys import list_keys as found  # noqa: PLC0415
-
-    rows = [
-        {
-            "id": k.id,
-            "name": k.name,
-            "project": k.project,
-            "scopes": list(k.scopes) if as_json else ", ".join(k.scopes),
-            "created": format_time(k.created),
-        }
-        for k in found(load_settings())
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    show(rows, title="API keys", empty="no project has a key; `headwater keys create NAME` makes one")
-
-
-@keys.command("revoke")
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="See `headwater keys list`.")],
-) -> None:
-    """Take a key's rights from now on."""
-    from streams.keys import revoke  # noqa: PLC0415
-
-    gone = revoke(load_settings(), key_id)
-    typer.echo(f"revoked {gone.id} ({gone.name}, project {gone.project})")
 
 
 @dead_letters.command("list")

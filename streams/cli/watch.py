@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import sys
 import time
@@ -14,29 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas.codec import Decoded
-from schemas.envelope import parse_time
-from schemas.errors import ConfigurationError
+from schemas.envelope import producer_key
 from streams.settings import Settings
 from streams.tail import Filters, Range, Shown, key_text, plain_key, tail
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BAD = ("Failed", "Error", "DeadLetter", "Anomaly", "Fault")
 _LONGEST = 120
-
-
-def parse_since(text: str | None) -> float | None:
-    """Seconds since 1970 of `10m` (that long ago) or of an RFC 3339 time. Raises ConfigurationError."""
-    if text is None:
-        return None
-    ago = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if ago:
-        return time.time() - float(ago[1]) * _UNITS[ago[2]]
-    try:
-        return parse_time(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"--since {text}: not a time", hint="90s, 10m, 2h, 1d, or 2026-11-21T10:00:00Z"
-        ) from None
 
 
 async def watch(
@@ -66,7 +48,8 @@ def _json(decoded: Decoded, shown: Shown) -> str:
 
     record = shown.record
     position = (record.topic, record.partition, record.offset)
-    return to_json_line(decoded.event, decoded.envelope, plain_key(decoded), position).decode()
+    by = producer_key(record.headers)
+    return to_json_line(decoded.event, decoded.envelope, plain_key(decoded), position, by).decode()
 
 
 def line(decoded: Decoded, shown: Shown) -> Text:

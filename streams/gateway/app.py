@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from streams.gateway.body import NotJson, UnsupportedMediaType
 from streams.gateway.correlation import Correlation
 from streams.gateway.document import describe_events
 from streams.keys import Keyring, admin_key
+from streams.keys.uses import Uses
 from streams.producing.producer import Producer
 from streams.reactors.addresses import AddressRefused
 from streams.settings import Settings
@@ -43,7 +45,8 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
     Raises ConfigurationError where the API key cannot be made or read.
     """
     admin_key(settings)
-    guard = Guard(Keyring(settings))
+    uses = Uses(settings)
+    guard = Guard(Keyring(settings), uses)
     producer = Producer(settings, source="http", deadline_s=DEADLINE_S, codec=codec)
     known = views()
     store = Store(settings.database_url, known)
@@ -51,9 +54,12 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        keeping = asyncio.create_task(uses.keep())
         try:
             yield
         finally:
+            keeping.cancel()
+            await asyncio.to_thread(uses.flush)
             await producer.stop()
             await offsets.close()
             store.close()

@@ -1,8 +1,9 @@
 """Who calls: an API key as bearer token, or as the password of HTTP basic where foreign tools need it."""
 
+import asyncio
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,9 +11,13 @@ from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPBase
 from starlette.exceptions import HTTPException
 
-from projections.access import Caller
-from streams.keys import Keyring
+from projections.access import Caller, Forbidden
+from streams.keys import PRODUCE, Keyring, Refusal
+from streams.keys.scopes import produce_to, topics_of
+from streams.keys.uses import Uses
 
+PAUSE_S = 0.2
+"""Before a key is refused: a client that tries again at once must not keep the door from others."""
 _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="An API key (`headwater keys create`).")
 # Not FastAPI's HTTPBasic: that answers a malformed header by itself. Here it only documents the scheme.
 _BASIC = HTTPBase(
@@ -21,46 +26,74 @@ _BASIC = HTTPBase(
     scheme_name="password",
     description="An API key as password; any user name.",
 )
+_MISSING = Refusal("missing", "an API key is needed: Authorization: Bearer <key>")
 
 
 class Guard:
-    """Gives FastAPI dependencies that turn a request's key into a Caller; 401 where there is none."""
+    """Gives FastAPI dependencies that turn a request's key into a Caller; 401 where there is none.
 
-    def __init__(self, keyring: Keyring) -> None:
+    Notes each use, and puts the key's name and id where the access log finds them. They are coroutines:
+    FastAPI would call a plain function in the thread pool that queries fill.
+    """
+
+    def __init__(self, keyring: Keyring, uses: Uses) -> None:
         self._keyring = keyring
+        self._uses = uses
 
     @property
-    def caller(self) -> Callable[..., Caller]:
+    def caller(self) -> Callable[..., Awaitable[Caller]]:
         """Takes a bearer token."""
 
-        def caller(request: Request, _: Annotated[object, Depends(_BEARER)]) -> Caller:
-            return self._identify(request, _bearer(request))
+        async def caller(request: Request, _: Annotated[object, Depends(_BEARER)]) -> Caller:
+            return await self._identify(request, _bearer(request))
 
         return caller
 
     @property
-    def tool(self) -> Callable[..., Caller]:
+    def tool(self) -> Callable[..., Awaitable[Caller]]:
         """Takes a bearer token or HTTP basic's password."""
 
-        def tool(
+        async def tool(
             request: Request, _: Annotated[object, Depends(_BEARER)], __: Annotated[object, Depends(_BASIC)]
         ) -> Caller:
-            return self._identify(request, _bearer(request) or _password(request), basic=True)
+            return await self._identify(request, _bearer(request) or _password(request), basic=True)
 
         return tool
 
-    def _identify(self, request: Request, key: str | None, *, basic: bool = False) -> Caller:
+    async def _identify(self, request: Request, key: str | None, *, basic: bool = False) -> Caller:
         identity = self._keyring.identify(key) if key is not None else None
         if identity is None:
-            challenge = 'Bearer realm="headwater"' + (', error="invalid_token"' if key else "")
+            refusal = self._keyring.refusal(key) if key else _MISSING
+            request.state.key_id, request.state.refused = refusal.key_id, refusal.reason
+            await asyncio.sleep(PAUSE_S)
+            challenge = 'Bearer realm="headwater"'
+            if key:
+                challenge += f', error="invalid_token", error_description="{refusal.sentence}"'
             raise HTTPException(
                 401,
-                ("this API key is not known" if key else "an API key is needed: Authorization: Bearer <key>")
-                + "; the data folder's file api-key holds the first, `headwater keys create` makes more",
+                f"{refusal.sentence}; the data folder's file api-key holds the first, "
+                "`headwater keys create` makes more",
                 {"WWW-Authenticate": challenge + (', Basic realm="headwater"' if basic else "")},
             )
-        request.state.key_name = identity.name
+        request.state.key_id, request.state.key_name = identity.caller.key, identity.name
+        self._uses.note(identity.caller.key, _door(request))
         return identity.caller
+
+
+def require_produce(caller: Caller, topic: str) -> None:
+    """Raise Forbidden unless the caller's key may write to the topic."""
+    if PRODUCE in caller.scopes or produce_to(topic) in caller.scopes:
+        return
+    others = ", ".join(topics_of(caller.scopes)) or "no topic"
+    raise Forbidden(
+        f"this key lacks the scope {produce_to(topic)}: it may write to {others}",
+        hint=f"use a key with that scope, or with {PRODUCE}",
+    )
+
+
+def _door(request: Request) -> str:
+    route = request.scope.get("route")
+    return f"{request.method} {getattr(route, 'path', request.url.path)}"
 
 
 def _credentials(request: Request, scheme: str) -> str | None:

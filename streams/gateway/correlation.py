@@ -37,6 +37,12 @@ _SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, _SLOWEST_BUCKET_S),
     registry=REGISTRY,
 )
+_REFUSALS = Counter(
+    "headwater_key_refusals",
+    "Requests refused, in whole or in part, for their key: missing, unknown, expired, replaced, scope, project.",
+    ["reason"],
+    registry=REGISTRY,
+)
 
 
 class Correlation:
@@ -89,12 +95,18 @@ def _report(scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "unknown")
     _REQUESTS.labels(scope["method"] if route != "unknown" else "any", route, status).inc()
     _SECONDS.labels(scope["method"] if route != "unknown" else "any", route).observe(seconds)
-    say = log.debug if scope["path"] in _QUIET else log.info
+    state = scope["state"]
+    refused = {"refused": state["refused"]} if "refused" in state else {}
+    if refused:
+        _REFUSALS.labels(state["refused"]).inc()
+    say = log.warning if refused else log.debug if scope["path"] in _QUIET else log.info
     say(
         "http.request",
         method=scope["method"],
         path=scope["path"],
         status=status,
         ms=round(seconds * 1000, 2),
-        key=scope["state"].get("key_name"),
+        key=state.get("key_name"),
+        key_id=state.get("key_id"),
+        **refused,
     )

@@ -17,13 +17,14 @@ from pydantic import (
     field_validator,
 )
 
-from projections.access import ALL_PROJECTS, Caller, Forbidden
+from projections.access import Caller, own_project
 from projections.problem import Flaw
-from schemas.envelope import DEFAULT_PROJECT, Clock, parse_time
+from schemas.envelope import Clock, parse_time
 from schemas.errors import InvalidEvent
 from schemas.events import BY_NAME, Event
 from schemas.topics import RAW
 from streams.folding.engine import CLAMP_S
+from streams.gateway.auth import require_produce
 from streams.producing.outgoing import PROJECT, TRACEPARENT, Outgoing, address, raw_topic_of
 
 SOURCE = "http"
@@ -118,14 +119,17 @@ class Flawed(InvalidEvent):
 def outgoing(
     value: object, caller: Caller, correlation_id: str, traceparent: str
 ) -> tuple[Outgoing, list[str]]:
-    """The event of one item with its envelope, and warnings. Raises Flawed, InvalidEvent or Forbidden."""
+    """The event of one item with its envelope and the caller's key, and warnings.
+
+    Raises Flawed, InvalidEvent or Forbidden.
+    """
     try:
         item = Item.model_validate(value)
     except ValidationError as error:
         flaws = [_flaw(e) for e in error.errors(include_url=False)]
         raise _flawed("the item", flaws, "see POST /v1/events in /docs") from error
-    project = _project(caller, item.project)
-    event = _event(item)
+    project = own_project(caller, item.project)
+    event = _event(item, caller)
     at = None if item.time is None else parse_time(item.time)
     sent = address(
         event,
@@ -142,17 +146,17 @@ def outgoing(
             "subject": item.subject,
         },
     )
-    return sent, _warnings(item, at)
+    return sent._replace(producer_key=caller.key), _warnings(item, at)
 
 
-def _event(item: Item) -> Event:
+def _event(item: Item, caller: Caller) -> Event:
     event_type = BY_NAME.get(item.type)
     if event_type is None:
         near = get_close_matches(item.type, RAW_TYPES, 3, 0.5)
         flaw = Flaw(where="type", what=f"there is no event type {item.type!r}")
         hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(RAW_TYPES)}"
         raise Flawed(flaw.what, [flaw], hint)
-    raw_topic_of(event_type)
+    require_produce(caller, raw_topic_of(event_type).name)
     try:
         # Strict: "12" is no number and true no count; who meant it so should say it so.
         return event_type.model_validate(item.data, strict=True)
@@ -160,17 +164,6 @@ def _event(item: Item) -> Event:
         flaws = [_flaw(e, "data") for e in error.errors(include_url=False)]
         hint = f"see GET /registry/subjects/headwater.{item.type}/versions/latest"
         raise _flawed(item.type, flaws, hint) from error
-
-
-def _project(caller: Caller, wanted: str | None) -> str:
-    if caller.project == ALL_PROJECTS:
-        return wanted or DEFAULT_PROJECT
-    if wanted is not None and wanted != caller.project:
-        raise Forbidden(
-            f"this key belongs to project {caller.project!r}, not to {wanted!r}",
-            hint="leave `project` out, or use that project's key",
-        )
-    return caller.project
 
 
 def _warnings(item: Item, at: float | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
@@ -80,24 +80,24 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
         wanted: Wanted, caller: Annotated[Caller, Depends(guard.caller)]
     ) -> Registered:
         """Register a webhook."""
-        project = door.project(caller, wanted.project)
-        return await door.register(project, new_id(), wanted, 1)
+        owner = door.owner(caller, wanted.project)
+        return await door.register(owner, new_id(), wanted, 1)
 
     @router.put("/v1/webhooks/{webhook_id}", responses=_PROBLEMS_OF_ONE)
     async def replace_webhook(
         webhook_id: str, wanted: Wanted, caller: Annotated[Caller, Depends(guard.caller)]
     ) -> Registered:
         """Give a webhook another URL or other filters; its secret stays."""
-        project = door.project(caller, wanted.project)
-        known = await door.known(project, webhook_id)
-        return await door.register(project, webhook_id, wanted, known.secret_version, known)
+        owner = door.owner(caller, wanted.project)
+        known = await door.known(owner, webhook_id)
+        return await door.register(owner, webhook_id, wanted, known.secret_version, known)
 
     @router.post("/v1/webhooks/{webhook_id}/rotate", responses=_PROBLEMS_OF_ONE)
     async def rotate_secret(
         webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Registered:
         """Give a webhook another secret, which signs everything sent from now on."""
-        owner = door.project(caller, project)
+        owner = door.owner(caller, project)
         known = await door.known(owner, webhook_id)
         wanted = Wanted.model_validate(known.model_dump(include=set(Wanted.model_fields)))
         return await door.register(owner, webhook_id, wanted, known.secret_version + 1, known)
@@ -107,7 +107,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
         webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Changed:
         """Send a `WebhookTested` event; GET /v1/effects?target=<webhook> shows what came of it."""
-        owner = door.project(caller, project)
+        owner = door.owner(caller, project)
         await door.known(owner, webhook_id)
         event = e.WebhookTested(test_id=new_id(), webhook_id=webhook_id)
         return Changed(id=event.test_id, position=(await door.write(owner, event))[1])
@@ -117,12 +117,19 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
         webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Changed:
         """Send nothing more to it; what waits for it is dropped."""
-        owner = door.project(caller, project)
+        owner = door.owner(caller, project)
         await door.known(owner, webhook_id)
         position = (await door.write(owner, e.WebhookRemoved(webhook_id=webhook_id)))[1]
         return Changed(id=webhook_id, position=position)
 
     return router
+
+
+class _Owner(NamedTuple):
+    """The project that a webhook is of, and the id of the key that changes it."""
+
+    project: str
+    key: str
 
 
 class _Webhooks:
@@ -134,21 +141,22 @@ class _Webhooks:
         self._secret = secret_of(producer.settings)
         self._addresses = Addresses(producer.settings.webhook_networks)
 
-    def project(self, caller: Caller, wanted: str | None) -> str:
+    def owner(self, caller: Caller, wanted: str | None) -> _Owner:
+        """Whose webhooks are to be changed. Raises Forbidden."""
         require(caller, ADMIN)
-        return project_for(caller, wanted)
+        return _Owner(project_for(caller, wanted), caller.key)
 
-    async def known(self, project: str, id_: str) -> Webhook:
+    async def known(self, owner: _Owner, id_: str) -> Webhook:
         """The webhook as the view has it. Raises NotFound."""
 
         def read() -> Webhook:
             with self._store.read("effects") as reading:
-                return webhook_detail(reading, project, id_)
+                return webhook_detail(reading, owner.project, id_)
 
         return await asyncio.to_thread(read)
 
     async def register(
-        self, project: str, id_: str, wanted: Wanted, version: int, known: Webhook | None = None
+        self, owner: _Owner, id_: str, wanted: Wanted, version: int, known: Webhook | None = None
     ) -> Registered:
         unknown = sorted(set(wanted.types) - set(_TYPES))
         if unknown:
@@ -161,17 +169,17 @@ class _Webhooks:
         url = str(parsed)
         said = wanted.model_dump(exclude={"project", "url"})
         event = e.WebhookRegistered(webhook_id=id_, url=url, secret_version=version, **said)
-        outgoing, position = await self.write(project, event)
+        outgoing, position = await self.write(owner, event)
         now = format_time(outgoing.envelope.time)
         created = known.created_at if known is not None else now
         webhook = Webhook(
             id=id_, **event.model_dump(exclude={"webhook_id"}), created_at=created, updated_at=now
         )
-        secret = signing.secret_for(self._secret, project, id_, version)
+        secret = signing.secret_for(self._secret, owner.project, id_, version)
         return Registered(webhook=webhook, secret=signing.shown(secret), position=position)
 
-    async def write(self, project: str, event: e.Event) -> tuple[Outgoing, str]:
+    async def write(self, owner: _Owner, event: e.Event) -> tuple[Outgoing, str]:
         """Write a change; gives it as it was written, and its position token."""
-        outgoing = address(event, "http", {"project": project})
+        outgoing = address(event, "http", {"project": owner.project})._replace(producer_key=owner.key)
         (at,) = await self._producer.send([prepare_control(outgoing, await self._producer.codec())])
         return outgoing, encode({at.topic: {at.partition: at.offset + 1}})

@@ -9,7 +9,7 @@ from time import time as _now
 from typing import NamedTuple, TypedDict
 
 from schemas.codec import Codec
-from schemas.envelope import Clock, Envelope, new_id, to_headers
+from schemas.envelope import PRODUCER_KEY, Clock, Envelope, new_id, to_headers
 from schemas.errors import HeadwaterError, InvalidEvent, RecordTooLarge
 from schemas.events import Event
 from schemas.topics import INBOX, RAW, Topic, key_of, topic_of
@@ -32,11 +32,15 @@ class Position(NamedTuple):
 
 
 class Outgoing(NamedTuple):
-    """An event with its envelope and key, ready to be sent. `key` is without the project."""
+    """An event with its envelope and key, ready to be sent. `key` is without the project.
+
+    `producer_key` is the id of the API key that it came in with; None: it did not come through a door.
+    """
 
     event: Event
     envelope: Envelope
     key: str
+    producer_key: str | None = None
 
 
 class Options(TypedDict, total=False):
@@ -120,10 +124,12 @@ def prepare_inbox(item: Outgoing, codec: Codec) -> Prepared:
 
 
 def _prepared(item: Outgoing, topic: str, codec: Codec) -> Prepared:
-    event, envelope, key = item
+    event, envelope, key, producer_key = item
     try:
         key_bytes = f"{envelope.project}/{key}".encode()
         headers = to_headers(envelope)
+        if producer_key is not None:
+            headers.append((PRODUCER_KEY, producer_key.encode()))
         value = codec.encode(event)
     except HeadwaterError:
         raise

@@ -3,8 +3,9 @@
 `headwater tail --json`, exports and `headwater replay events` share this shape:
 `{"specversion": "1.0", "type": …, "id": …, "source": …, "time": …, "project": …, "key": …, "subject": …,
 "correlationid": …, "causationid": …, "traceparent": …, "clock": …, "replayof": …, "topic": …,
-"partition": …, "offset": …, "datacontenttype": "application/json", "data": {…}}`. What is unknown is
-left out. Bytes within data (dead letters have some) are base64.
+"partition": …, "offset": …, "producerkey": …, "datacontenttype": "application/json", "data": {…}}`. What is
+unknown is left out. Bytes within data (dead letters have some) are base64. Position and producer's key
+say what happened to the event, and are not taken over by who writes it anew.
 """
 
 from __future__ import annotations
@@ -46,8 +47,12 @@ def to_json_line(
     envelope: Envelope,
     key: str | None = None,
     position: tuple[str, int, int] | None = None,
+    producer_key: str | None = None,
 ) -> bytes:
-    """One event as a line of JSON without its end; `position` is topic, partition and offset."""
+    """One event as a line of JSON without its end; `position` is topic, partition and offset.
+
+    `producer_key` is the id of the API key that it came in with.
+    """
     line: dict[str, Any] = {
         "specversion": "1.0",
         "type": envelope.type,
@@ -66,6 +71,8 @@ def to_json_line(
         line["clock"] = envelope.clock
     if position is not None:
         line.update(zip(_POSITION, position, strict=True))
+    if producer_key is not None:
+        line["producerkey"] = producer_key
     line["datacontenttype"] = "application/json"
     line["data"] = event.__dict__
     return orjson.dumps(line, default=_base64)

@@ -15,6 +15,7 @@ from msgspec.structs import astuple
 
 from projections.view import Entry, Offsets, Place, View
 from schemas.codec import Codec, Record
+from schemas.envelope import producer_key
 from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, OffsetOutOfRange
 from schemas.topics import Topic
 from streams.admin import TopicSpec, admin_client, existing, missing_hint
@@ -211,7 +212,8 @@ class Decoder:
         if envelope.clock == "live":  # the runner's rule: no live event is far ahead of the broker
             at = min(at, record.timestamp + CLAMP_S)
         key = key.removeprefix(f"{envelope.project}/")
-        return Entry(record.topic, record.partition, record.offset, key, at, event, envelope)
+        by = producer_key(record.headers)
+        return Entry(record.topic, record.partition, record.offset, key, at, event, envelope, by)
 
     def _keep(self, place: tuple[str, int, int], entry: Entry, size: int) -> None:
         self._kept[place] = entry

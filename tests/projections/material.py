@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import select
 
 from projections.store import Store
@@ -25,23 +26,29 @@ class Log:
     entries: list[Entry] = field(default_factory=list)
     ends: dict[Place, int] = field(default_factory=dict)
 
-    def append(self, event: e.Event, *, partition: int = 0, at: float | None = None, **about: Any) -> Entry:
+    def append(
+        self,
+        event: e.Event,
+        *,
+        partition: int = 0,
+        at: float | None = None,
+        producer_key: str | None = None,
+        **about: Any,
+    ) -> Entry:
         """Add one event; `about` are fields of its envelope."""
         topic = topic_of(type(event)).name
         offset = self.ends.get((topic, partition), 0)
         number = len(self.entries)
         known = {"id": f"id-{number}", "source": "test", "type": type(event).__name__}
         envelope = Envelope(**{"time": BEGIN + number if at is None else at, **known, **about})
-        entry = Entry(topic, partition, offset, key_of(event), envelope.time, event, envelope)
-        return self._put(entry)
+        key = key_of(event)
+        return self._put(Entry(topic, partition, offset, key, envelope.time, event, envelope, producer_key))
 
     def repeat(self, entry: Entry, partition: int | None = None) -> Entry:
         """Deliver an event once more."""
         partition = entry.partition if partition is None else partition
         offset = self.ends.get((entry.topic, partition), 0)
-        return self._put(
-            Entry(entry.topic, partition, offset, entry.key, entry.time, entry.event, entry.envelope)
-        )
+        return self._put(replace(entry, partition=partition, offset=offset))
 
     def _put(self, entry: Entry) -> Entry:
         self.entries.append(entry)
@@ -99,13 +106,14 @@ def busy_log(seed: int = 1, events: int = 600) -> Log:
     """Runs of several agents in two projects, with failures, duplicates and all kinds of events."""
     chance = random.Random(seed)
     log = Log()
-    for _ in range(events):
+    for number in range(events):
         agent, run = f"agent-{chance.randrange(12)}", f"run-{chance.randrange(12)}"
         about: dict[str, Any] = {
             "partition": chance.randrange(2),
             "project": chance.choice(["default", "other"]),
             "correlation_id": run,
             "at": BEGIN + chance.randrange(10_000) / 8,
+            "producer_key": f"key-{number % 5}" if number % 3 else None,
         }
         event = _event(chance, agent, run)
         entry = log.append(event, **about)

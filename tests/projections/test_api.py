@@ -147,6 +147,12 @@ async def test_what_comes_in_between_moves_no_page(new_database: NewDatabase) ->
             {"correlation_id": "run-10", "type": "MessagePosted", "topic": "agent.messages"},
             lambda i: i["correlation_id"] == "run-10" and i["type"] == "MessagePosted",
         ),
+        ("events", {"producer_key": "key-3"}, lambda i: i["producer_key"] == "key-3"),
+        (
+            "events",
+            {"producer_key": "key-4", "topic": "agent.runs"},
+            lambda i: i["producer_key"] == "key-4" and i["topic"] == "agent.runs",
+        ),
         (
             "events",
             {"topic": "agent.runs", "partition": 1, "offset": 20},

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.envelope import (
+    PRODUCER_KEY,
     Envelope,
     derived_id,
     format_time,
@@ -23,6 +24,7 @@ from schemas.envelope import (
     name_in,
     new_id,
     parse_time,
+    producer_key,
     to_headers,
 )
 from schemas.errors import DecodeError
@@ -148,6 +150,18 @@ def test_attribute_names_are_cloudevents_names() -> None:
     )
     for name, _ in to_headers(full):
         assert name == "content-type" or re.fullmatch("ce_[a-z0-9]+", name)
+
+
+@given(envelopes, st.none() | text | st.binary())
+def test_the_producers_key_is_beside_the_envelope(envelope: Envelope, key: str | bytes | None) -> None:
+    """The header of an API key changes nothing of the envelope, is a CloudEvents attribute, and is read alone."""
+    headers = to_headers(envelope)
+    if key is not None:
+        headers.append((PRODUCER_KEY, key.encode() if isinstance(key, str) else key))
+    assert from_headers(headers, **AT) == from_headers(to_headers(envelope), **AT)
+    expected = key.decode(errors="replace") if isinstance(key, bytes) else key
+    assert producer_key(headers) == expected
+    assert re.fullmatch("ce_[a-z0-9]+", PRODUCER_KEY)
 
 
 def test_a_record_without_headers() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from schemas import events as e
 from schemas.codec import Codec, Record
-from schemas.envelope import Envelope, to_headers
+from schemas.envelope import PRODUCER_KEY, Envelope, to_headers
 from streams.views.source import Decoder
 
 CODEC = Codec()
@@ -51,6 +52,14 @@ def test_a_record_is_decoded_once_for_all_views() -> None:
     decoder.entries([record(offset) for offset in range(50, 1000)])
     assert decoder._bytes <= 100_000
     assert len(decoder._kept) == len(decoder._sizes) < 200
+
+
+def test_an_entry_says_which_key_wrote_it() -> None:
+    """The API key's id comes from its header; of a record that came in another way there is none."""
+    plain = record(0)
+    written = replace(record(1), headers=[*plain.headers, (PRODUCER_KEY, b"0123456789ab")])
+    entries, _ = Decoder(CODEC).entries([plain, written])
+    assert [entry.producer_key for entry in entries] == [None, "0123456789ab"]
 
 
 def test_what_is_no_event_is_given_out_beside() -> None:

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from schemas.envelope import parse_time
 from streams.cli import app
+from streams.keys.uses import Uses
 from streams.settings import Settings
 from streams.supervision.status import ProcessStatus
 from tests.conftest import free_base_port
@@ -32,7 +36,7 @@ COMMANDS = [
         "tail",
         "replay",
     ),
-    *("topics", "schemas", "topology", "keys", "dead-letters"),
+    *("topics", "schemas", "topology", "keys", "quotas", "dead-letters"),
 ]
 
 
@@ -243,6 +247,86 @@ def test_keys_are_made_listed_and_revoked(runner: CliRunner) -> None:
     assert runner.invoke(app, ["keys", "revoke", row["id"]]).exit_code == 0
     assert json.loads(runner.invoke(app, ["keys", "list", "--json"]).stdout) == []
     assert runner.invoke(app, ["keys", "revoke", row["id"]]).exit_code == 1
+
+
+def keys(runner: CliRunner) -> list[dict[str, Any]]:
+    """What `keys list --json` says."""
+    rows: list[dict[str, Any]] = json.loads(runner.invoke(app, ["keys", "list", "--json"]).stdout)
+    return rows
+
+
+def test_a_keys_life(runner: CliRunner, tmp_path: Path) -> None:
+    """Made with an end and a quota, rotated, limited, shown with its state and its last use."""
+    quota = ["--events-per-second", "50", "--burst", "80", "--bytes-per-second", "1000"]
+    made = runner.invoke(
+        app, ["keys", "create", "ci", "--scope", "produce:agent.metrics", "--expires", "3d", *quota]
+    )
+    first = made.stdout.strip()
+    (row,) = keys(runner)
+    assert row["id"] == first.split("_")[1]
+    assert (row["scopes"], row["state"], row["last_used"]) == (
+        ["produce:agent.metrics"],
+        "expires soon",
+        None,
+    )
+    assert row["quota"] == {"events_per_second": 50, "burst": 80, "bytes_per_second": 1000}
+    left = parse_time(row["expires"]) - time.time()
+    assert 2.9 * 86_400 < left < 3 * 86_400
+
+    rotated = runner.invoke(app, ["keys", "rotate", row["id"], "--overlap", "2h", "--expires", "2099-01-01"])
+    second = rotated.stdout.strip()
+    assert second.startswith(f"hw_{row['id']}_")
+    assert second != first
+    assert "the old secret" in rotated.stderr
+    (row,) = keys(runner)
+    assert (row["state"], row["expires"]) == ("rotating", "2099-01-01T00:00:00Z")
+    assert 7_100 < parse_time(row["rotating_until"]) - time.time() < 7_201
+
+    limited = runner.invoke(app, ["keys", "limit", row["id"], "--events-per-second", "0"])
+    assert "0 events per second" in limited.stdout
+    assert keys(runner)[0]["quota"] == {"events_per_second": 0, "burst": None, "bytes_per_second": None}
+
+    uses = Uses(Settings(data=tmp_path / "data"))
+    uses.note(row["id"], "POST /v1/events")
+    uses.flush()
+    (row,) = keys(runner)
+    assert row["last_used_at"] == "POST /v1/events"
+    assert abs(parse_time(row["last_used"]) - time.time()) < 60
+    shown = runner.invoke(app, ["keys", "list"]).stdout
+    assert "POST /v1/events" in shown
+    assert "rotating until" in shown
+    assert "a minute ago" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["create", "x", "--scope", "produce:signals"], "no such raw topic"),
+        (["create", "x", "--expires", "tomorrow"], "--expires tomorrow: not a time"),
+        (["create", "x", "--expires", "2001-01-01"], "expired at"),
+        (["create", "x", "--events-per-second", "-1"], "no limit"),
+        (["rotate", "none"], "keys list"),
+        (["rotate", "none", "--overlap", "soon"], "not a duration"),
+        (["limit", "none"], "keys list"),
+    ],
+)
+def test_what_keys_are_not(runner: CliRunner, arguments: list[str], says: str) -> None:
+    """What makes no sense is an error with what to do, and makes no key."""
+    result = runner.invoke(app, ["keys", *arguments])
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert keys(runner) == []
+
+
+def test_quotas_of_projects(runner: CliRunner) -> None:
+    """Set, listed, removed; one that limits nothing is refused."""
+    assert "no project has a quota" in runner.invoke(app, ["quotas", "list"]).stdout
+    assert runner.invoke(app, ["quotas", "set", "acme"]).exit_code == 1
+    assert runner.invoke(app, ["quotas", "set", "acme", "--events-per-second", "500"]).exit_code == 0
+    rows = json.loads(runner.invoke(app, ["quotas", "list", "--json"]).stdout)
+    assert rows == [{"project": "acme", "events_per_second": 500, "burst": None, "bytes_per_second": None}]
+    assert runner.invoke(app, ["quotas", "remove", "acme"]).exit_code == 0
+    assert runner.invoke(app, ["quotas", "remove", "acme"]).exit_code == 1
 
 
 def test_a_cluster_of_ones_own_has_no_broker_here(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:

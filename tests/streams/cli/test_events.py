@@ -14,7 +14,9 @@ from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, to_headers
 from schemas.errors import ConfigurationError
 from schemas.events import MessagePosted
-from streams.cli.watch import line, parse_since
+from streams.cli.times import parse_since
+from streams.cli.watch import line
+from streams.producing.producer import Producer
 from streams.settings import Settings
 from streams.tail import Shown
 
@@ -59,6 +61,21 @@ def test_one_event_from_arguments_is_in_the_log(broker: Settings) -> None:
     assert said["data"]["value"] == 1.5
     headwater(broker, "produce", stdin=shown)
     assert len(headwater(broker, *tail).stdout.splitlines()) == 2
+
+
+async def test_tail_says_which_key_wrote_an_event(broker: Settings) -> None:
+    """`tail --json` has the API key's id; what is produced from that line was not written with that key."""
+    event = MessagePosted(agent_id="a", role="user", content="x")
+    async with Producer(broker) as producer:
+        item = producer.outgoing(event, project="cli-3")
+        await producer.emit_many([item._replace(producer_key="0123456789ab")])
+    tail = ("tail", "agent.messages", "--json", "--no-follow", "--project", "cli-3")
+    shown = headwater(broker, *tail).stdout
+    assert json.loads(shown)["producerkey"] == "0123456789ab"
+    headwater(broker, "produce", stdin=shown)
+    first, second = sorted(headwater(broker, *tail).stdout.splitlines(), key=len)
+    assert "producerkey" in json.loads(second)
+    assert "producerkey" not in json.loads(first)
 
 
 def test_many_lines_are_written_up_to_the_bad_one(broker: Settings) -> None:

@@ -63,19 +63,22 @@ def test_round_trip(event: e.Event) -> None:
 
 def test_whole_envelope() -> None:
     """Every attribute of the envelope and the key come back; a line is one line."""
-    line = to_json_line(RUN, FULL, "k", ("agent.runs", 1, 42))
+    line = to_json_line(RUN, FULL, "k", ("agent.runs", 1, 42), "0123456789ab")
     assert b"\n" not in line
     assert from_json_line(line) == (RUN, FULL, "k")
     said = json.loads(line)
     assert (said["topic"], said["partition"], said["offset"]) == ("agent.runs", 1, 42)
+    assert said["producerkey"] == "0123456789ab"
 
 
 def test_is_cloudevents() -> None:
     """The CloudEvents SDK reads our line as an event of version 1.0 with our data and extensions."""
-    said = JSONFormat().read(CloudEvent, to_json_line(RUN, FULL, "k", ("agent.runs", 1, 42)))
+    line = to_json_line(RUN, FULL, "k", ("agent.runs", 1, 42), "0123456789ab")
+    said = JSONFormat().read(CloudEvent, line)
     assert (said.get_id(), said.get_source(), said.get_type()) == ("1", "sdk", "RunStarted")
     assert said.get_data() == RUN.__dict__
     assert said.get_extension("correlationid") == "r1"
+    assert said.get_extension("producerkey") == "0123456789ab"
 
 
 def change(name: str, value: object) -> Callable[[dict[str, Any]], None]:
