@@ -20,6 +20,17 @@ class Forbidden(HeadwaterError):
         self.reason = reason
 
 
+class QuotaExceeded(HeadwaterError):
+    """The caller's key, or its project, has had its share; nothing was done. Try again in `retry_after_s`."""
+
+    category = "TEMPORARY"
+    reason = "quota"
+
+    def __init__(self, message: str, *, hint: str, retry_after_s: int) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks: the project of the key (`*`: the administrator's, all projects), what it may do, its id."""

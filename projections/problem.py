@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from projections.access import Forbidden
+from projections.access import Forbidden, QuotaExceeded
 from projections.generations import ViewNotReady
 from projections.paging import BadCursor, NotFound
 from projections.position import BadToken
@@ -23,6 +23,7 @@ from schemas import errors as e
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = {"description": "Whole seconds until it may be tried again.", "schema": {"type": "integer"}}
 STATUS: Mapping[type[e.HeadwaterError], int] = {
     BadCursor: 400,
     BadToken: 400,
@@ -33,6 +34,7 @@ STATUS: Mapping[type[e.HeadwaterError], int] = {
     e.OffsetOutOfRange: 410,
     e.RecordTooLarge: 413,
     e.InvalidEvent: 422,
+    QuotaExceeded: 429,
     e.BrokerUnavailable: 503,
     DatabaseUnavailable: 503,
     ViewNotReady: 503,
@@ -65,10 +67,13 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     flaw = schema.pop("$defs")["Flaw"]
     schema["properties"]["errors"]["items"] = flaw
-    return {
+    answers: dict[int | str, dict[str, Any]] = {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in statuses
     }
+    for status in {429, 503} & answers.keys():
+        answers[status]["headers"] = {"Retry-After": RETRY_AFTER}
+    return answers
 
 
 def respond(
@@ -112,9 +117,10 @@ def install(app: FastAPI, statuses: Mapping[type[e.HeadwaterError], int] | None 
         status = next((table[c] for c in type(error).__mro__ if c in table), 503 if error.retriable else 500)
         if status == 500:
             log.error("http.failed", path=request.url.path, error=repr(error))
-        if isinstance(error, Forbidden):
+        if isinstance(error, Forbidden | QuotaExceeded):
             request.state.refused = error.reason  # for the access log
-        retry = {"Retry-After": "1"} if status == 503 else {}
+        wait_s = error.retry_after_s if isinstance(error, QuotaExceeded) else 1 if status == 503 else 0
+        retry = {"Retry-After": str(wait_s)} if wait_s else {}
         return respond(request, status, type(error).__name__, error.message, hint=error.hint, headers=retry)
 
     @app.exception_handler(RequestValidationError)

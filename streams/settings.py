@@ -82,6 +82,12 @@ class Settings(BaseSettings):
         512 * 2**20, ge=0, description="Embedded log: new events are refused while less than this is free."
     )
     max_record_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    quota_events_per_second: float = Field(
+        2_000, ge=0, allow_inf_nan=False, description="Of each API key that has no quota of its own; 0: none."
+    )
+    quota_bytes_per_second: float = Field(
+        8 * 2**20, ge=0, allow_inf_nan=False, description="The same in bytes of request bodies."
+    )
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

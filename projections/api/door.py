@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement
 from starlette.concurrency import run_in_threadpool
 
 from projections.access import Caller, project_for
+from projections.api.turns import Turns
 from projections.position import Position, decode, encode, position_of
 from projections.problem import documented
 from projections.store import Reading, Store
@@ -20,8 +21,8 @@ T = TypeVar("T")
 Item = TypeVar("Item", bound=BaseModel)
 WaitFor = Callable[[Position, str, float], Awaitable[None]]
 """(position, view, seconds): returns when the view reflects it. Raises DeadlineExceeded, BadToken."""
-PROBLEMS = documented(400, 401, 403, 422, 503, 504)
-PROBLEMS_OF_ONE = documented(400, 401, 403, 404, 422, 503, 504)
+PROBLEMS = documented(400, 401, 403, 422, 429, 503, 504)
+PROBLEMS_OF_ONE = documented(400, 401, 403, 404, 422, 429, 503, 504)
 _FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.999
 
 Text = Annotated[str, Field(min_length=1, max_length=512)]
@@ -84,6 +85,7 @@ class Door:
     store: Store
     caller: Callable[..., Any]
     wait_for: WaitFor
+    turns: Turns = field(default_factory=Turns)
 
     async def answer(
         self,
@@ -94,16 +96,18 @@ class Door:
     ) -> tuple[T, str]:
         """What `query(reading, project)` gives, and the position token that it reflects.
 
-        Rows and position come from one SQL transaction. Raises Forbidden, BadToken, ViewNotReady
-        and DeadlineExceeded.
+        Rows and position come from one SQL transaction. Raises Forbidden, QuotaExceeded, BadToken,
+        ViewNotReady and DeadlineExceeded.
         """
         project = project_for(caller, question.project)
-        if question.at_least is not None:
-            position = decode(question.at_least)
-            end = time.monotonic() + question.deadline_s
-            for view in views:
-                await self.wait_for(position, view, max(0.0, end - time.monotonic()))
-        return await run_in_threadpool(self._read, views, query, project)
+        async with self.turns.question(caller) as reading:
+            if question.at_least is not None:
+                position = decode(question.at_least)
+                end = time.monotonic() + question.deadline_s
+                for view in views:
+                    await self.wait_for(position, view, max(0.0, end - time.monotonic()))
+            async with reading:
+                return await run_in_threadpool(self._read, views, query, project)
 
     def _read(self, views: Sequence[str], query: Callable[[Reading, str], T], project: str) -> tuple[T, str]:
         with self.store.read(*views) as reading:

@@ -18,9 +18,10 @@ from schemas.codec import Codec
 from schemas.errors import ConfigurationError
 from streams.gateway import health, produce, registry, webhooks
 from streams.gateway.auth import Guard
-from streams.gateway.body import NotJson, UnsupportedMediaType
+from streams.gateway.body import BodyTooSlow, NotJson, UnsupportedMediaType
 from streams.gateway.correlation import Correlation
 from streams.gateway.document import describe_events
+from streams.gateway.quotas import Quotas
 from streams.keys import Keyring, admin_key
 from streams.keys.uses import Uses
 from streams.producing.producer import Producer
@@ -45,8 +46,8 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
     Raises ConfigurationError where the API key cannot be made or read.
     """
     admin_key(settings)
-    uses = Uses(settings)
-    guard = Guard(Keyring(settings), uses)
+    keyring, uses = Keyring(settings), Uses(settings)
+    guard = Guard(keyring, uses)
     producer = Producer(settings, source="http", deadline_s=DEADLINE_S, codec=codec)
     known = views()
     store = Store(settings.database_url, known)
@@ -78,14 +79,16 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
         {
             NotJson: 400,
             produce.BadBody: 400,
+            BodyTooSlow: 408,
             UnsupportedMediaType: 415,
             # A topic is missing, or Kafka gives no right: nobody who calls can mend it, someone will.
             ConfigurationError: 503,
             AddressRefused: 422,
         },
     )
-    app.include_router(produce.routes(producer, guard))
-    app.include_router(webhooks.routes(producer, guard, store))
+    quotas = Quotas(settings, keyring)
+    app.include_router(produce.routes(producer, guard, quotas))
+    app.include_router(webhooks.routes(producer, guard, store, quotas))
     app.include_router(create_router(store, guard.caller, Freshness(store, offsets)))
     app.include_router(registry.routes(codec.registry, guard))
     app.include_router(health.routes(settings, guard))

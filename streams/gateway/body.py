@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -9,9 +10,17 @@ from fastapi import Request
 
 from schemas.errors import HeadwaterError, RecordTooLarge
 
+STALLED_S = 15.0
+
 
 class BodyTooLarge(RecordTooLarge):
     """A request's body is larger than the gateway takes."""
+
+
+class BodyTooSlow(HeadwaterError):
+    """A request's body stopped coming."""
+
+    category = "TEMPORARY"
 
 
 class NotJson(HeadwaterError):
@@ -32,16 +41,37 @@ def media_type(request: Request, known: tuple[str, ...]) -> str:
     return given or known[0]
 
 
-async def read_json(request: Request, limit: int) -> Any:
-    """The body as JSON. Raises BodyTooLarge, before reading it where its length is said, or NotJson."""
+def said_length(request: Request, limit: int) -> int:
+    """Bytes of the body, `limit` where the request does not say. Raises BodyTooLarge."""
     said = request.headers.get("content-length", "")
-    if said.isdecimal() and int(said) > limit:
+    if not said.isdecimal():
+        return limit
+    if int(said) > limit:
         raise _too_large(limit)
+    return int(said)
+
+
+async def read_body(request: Request, limit: int) -> bytearray:
+    """The body. Raises BodyTooLarge, before reading it where its length is said, or BodyTooSlow."""
+    said_length(request, limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(STALLED_S) as clock:
+            async for chunk in request.stream():
+                clock.reschedule(loop.time() + STALLED_S)
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+    except TimeoutError as error:
+        raise BodyTooSlow(
+            f"the body stopped coming: nothing for {STALLED_S:g} s", hint="nothing was written; send it again"
+        ) from error
+    return body
+
+
+def parse_json(body: bytearray) -> Any:
+    """A body as JSON. Raises NotJson."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

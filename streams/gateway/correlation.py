@@ -39,7 +39,7 @@ _SECONDS = Histogram(
 )
 _REFUSALS = Counter(
     "headwater_key_refusals",
-    "Requests refused, in whole or in part, for their key: missing, unknown, expired, replaced, scope, project.",
+    "Requests refused, in whole or in part, for their key: missing, unknown, expired, replaced, scope, project, quota.",
     ["reason"],
     registry=REGISTRY,
 )
@@ -49,7 +49,8 @@ class Correlation:
     """Takes `X-Correlation-Id` and `traceparent` over or makes them; puts them into `request.state`.
 
     Without `X-Correlation-Id` the id is traceparent's trace id. Both end up in the logs; events that
-    say nothing of their own get them; the answer has the correlation id as a header.
+    say nothing of their own get them; the answer has the correlation id as a header, and what routes
+    leave in `request.state.headers`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -70,7 +71,9 @@ class Correlation:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = correlation_id
+                headers = MutableHeaders(scope=message)
+                headers[HEADER] = correlation_id
+                headers.update(state.get("headers", {}))
             await send(message)
 
         with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):

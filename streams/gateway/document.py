@@ -11,6 +11,15 @@ from streams.gateway.items import RAW_TYPES, Item
 
 POSTED = "PostedEvent"
 _PREFIX = "#/components/schemas/"
+_TEXT = {"type": "string"}
+RATE_LIMIT: dict[str, Any] = {
+    "RateLimit-Policy": {
+        "description": "The key's and the project's limits: `\"key-events\";q=10000;w=5` is 10,000 in 5 s.",
+        "schema": _TEXT,
+    },
+    "RateLimit": {"description": 'What is left of each: `"key-events";r=9990;t=5`.', "schema": _TEXT},
+}
+"""Headers of answers to callers who have a limit (draft-ietf-httpapi-ratelimit-headers)."""
 
 
 def reference(name: str) -> dict[str, str]:

@@ -1,112 +1,34 @@
 """POST /v1/events: one event or many in, an answer for each; accepted is what Kafka has acknowledged."""
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from projections.access import Caller, Forbidden, require
-from projections.position import encode
+from projections.access import Caller, require
 from projections.problem import documented
 from schemas.errors import HeadwaterError
 from streams.gateway.auth import Guard
-from streams.gateway.body import BodyTooLarge, media_type, read_json
-from streams.gateway.document import POSTED, reference
-from streams.gateway.items import outgoing
-from streams.gateway.outcomes import Accepted, Answer, Refused, problem_of, respond
+from streams.gateway.batch import check, send
+from streams.gateway.body import BodyTooLarge, media_type, parse_json, read_body, said_length
+from streams.gateway.document import POSTED, RATE_LIMIT, reference
+from streams.gateway.outcomes import Answer, respond
+from streams.gateway.quotas import Quotas
+from streams.gateway.shares import Shares
 from streams.keys import PRODUCE
 from streams.keys.scopes import topics_of
-from streams.producing.outgoing import Position, Prepared
-from streams.producing.producer import Producer, Unacknowledged
+from streams.producing.producer import Producer
 
 MAX_ITEMS = 10_000
 MIN_BODY_BYTES = 16 * 1024 * 1024
 ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
-_TURN = 128
 
 
-@dataclass
-class _Batch:
-    """Items on their way: each has a place in `outcomes`; those well so far are in `sent` as well."""
-
-    path: str
-    outcomes: list[Accepted | Refused | None]
-    single: bool
-    sent: list[Prepared] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    warnings: list[list[str]] = field(default_factory=list)
-
-    def refuse(self, index: int, error: HeadwaterError, id_: str | None = None) -> None:
-        """Say why an item is not in the log."""
-        self.outcomes[index] = Refused(
-            index=index, id=id_, problem=problem_of(error, self.path, index, single=self.single)
-        )
-
-    def accept(self, place: int, position: Position) -> None:
-        """Say where the event is that was sent in this place."""
-        index = self.places[place]
-        self.outcomes[index] = Accepted(
-            index=index,
-            id=self.sent[place].id,
-            **position._asdict(),
-            position=encode({position.topic: {position.partition: position.offset + 1}}),
-            warnings=self.warnings[place],
-        )
-
-
-async def accept(
-    body: object, caller: Caller, request: Request, producer: Producer
-) -> list[Accepted | Refused]:
-    """Check every item, send the good ones, say what came of each. Bad items change nothing."""
-    values = body if isinstance(body, list) else [body]
-    batch = _Batch(request.url.path, [None] * len(values), single=not isinstance(body, list))
-    for index, value in enumerate(values):
-        if index % _TURN == _TURN - 1:
-            await asyncio.sleep(0)  # a long list must not hold up other requests
-        try:
-            item, warnings = outgoing(value, caller, request.state.correlation_id, request.state.traceparent)
-            prepared = await producer.prepare(item)
-        except HeadwaterError as error:
-            if isinstance(error, Forbidden):
-                request.state.refused = error.reason
-            batch.refuse(index, error, _id_of(value))
-            continue
-        batch.sent.append(prepared)
-        batch.places.append(index)
-        batch.warnings.append(warnings)
-    await _send(batch, producer)
-    outcomes = [o for o in batch.outcomes if o is not None]
-    assert len(outcomes) == len(values)
-    return outcomes
-
-
-async def _send(batch: _Batch, producer: Producer) -> None:
-    positions: Sequence[Position | None]
-    failure: HeadwaterError | None = None
-    try:
-        positions = await producer.send(batch.sent)
-    except Unacknowledged as error:
-        positions, failure = error.positions, error
-    for place, position in enumerate(positions):
-        if position is not None:
-            batch.accept(place, position)
-        else:
-            assert failure is not None
-            batch.refuse(batch.places[place], failure, batch.sent[place].id)
-
-
-def _id_of(value: object) -> str | None:
-    given = value.get("id") if isinstance(value, dict) else None
-    return given if isinstance(given, str) else None
-
-
-def routes(producer: Producer, guard: Guard) -> APIRouter:
+def routes(producer: Producer, guard: Guard, quotas: Quotas) -> APIRouter:
     """The route of producing."""
     router = APIRouter(tags=["events"])
     limit = max(MIN_BODY_BYTES, 4 * producer.settings.max_record_bytes)
+    shares = Shares(producer, limit)
 
     @router.post(
         "/v1/events",
@@ -118,21 +40,43 @@ def routes(producer: Producer, guard: Guard) -> APIRouter:
         """Write one event, or a list of up to 10,000.
 
         Each item has its own answer; a refused one changes nothing and holds nothing up. Sending an
-        item again with the same id (and source) is safe: it counts once.
+        item again with the same id (and source) is safe: it counts once. Over the key's or the
+        project's quota the whole request is refused with 429, and `Retry-After` says until when.
         """
         if not topics_of(caller.scopes):
             require(caller, PRODUCE)
         kind = media_type(request, ("application/json", ONE, BATCH))
-        body = await read_json(request, limit)
-        _check_shape(body, kind)
-        outcomes = await accept(body, caller, request, producer)
-        return respond(outcomes, request.url.path, single=not isinstance(body, list))
+        share = shares.of(caller)
+        try:
+            await quotas.patience(caller)
+            async with share.body(said_length(request, limit)):
+                content = await read_body(request, limit)
+                async with share.turn:
+                    quotas.check(caller)  # others of this key were here meanwhile
+                    body = _counted(content, kind, caller, quotas)
+                    batch = await check(body, caller, request, producer)
+                outcomes = await send(batch, producer, share.records)
+        finally:
+            request.state.headers = quotas.headers(caller)
+        return respond(outcomes, request.url.path, single=batch.single)
 
     return router
 
 
 class BadBody(HeadwaterError):
     """A body is JSON, and neither an event nor a list of events."""
+
+
+def _counted(content: bytearray, kind: str, caller: Caller, quotas: Quotas) -> object:
+    """The body, once its events and bytes are counted. Raises NotJson, BadBody or BodyTooLarge."""
+    try:
+        body = parse_json(content)
+        _check_shape(body, kind)
+    except HeadwaterError:
+        quotas.take(caller, 1, len(content))  # it cost no less to read
+        raise
+    quotas.take(caller, len(body) if isinstance(body, list) else 1, len(content))
+    return body
 
 
 def _check_shape(body: object, kind: str) -> None:
@@ -163,6 +107,8 @@ _REQUEST_BODY = {
     },
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    207: {"model": Answer, "description": "Some were accepted: see each item."},
-    **documented(400, 401, 403, 413, 415, 422, 503, 507),
+    200: {"headers": RATE_LIMIT},
+    207: {"model": Answer, "description": "Some were accepted: see each item.", "headers": RATE_LIMIT},
+    **documented(400, 401, 403, 408, 413, 415, 422, 429, 503, 507),
 }
+_ANSWERS[429]["headers"] |= RATE_LIMIT

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from schemas.errors import HeadwaterError
 from schemas.registry import Registered, Registry
 from streams.gateway.auth import Guard
-from streams.gateway.body import BodyTooLarge, read_json
+from streams.gateway.body import BodyTooLarge, BodyTooSlow, parse_json, read_body
 from streams.gateway.lookup import Lookup, RegistryError
 
 MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -184,15 +184,15 @@ def _by_subject(router: APIRouter, lookup: Lookup) -> None:
 
     @router.post(
         "/subjects/{subject}",
-        responses=_errors(400, 401, 404, 413, 422),
+        responses=_errors(400, 401, 404, 408, 413, 422),
         openapi_extra={"requestBody": _LOOKUP_BODY},
     )
     async def look_up(subject: Subject, request: Request) -> Version:
         """The version of a subject that has this schema."""
         try:
-            body = await read_json(request, _MAX_BODY)
+            body = parse_json(await read_body(request, _MAX_BODY))
         except HeadwaterError as error:
-            code = 413 if isinstance(error, BodyTooLarge) else 400
+            code = {BodyTooLarge: 413, BodyTooSlow: 408}.get(type(error), 400)
             raise RegistryError(code, error.message) from error
         if not isinstance(body, dict) or not isinstance(body.get("schema"), str):
             raise RegistryError(42201, "the body has no `schema`: expected the Avro schema as text")

@@ -16,6 +16,7 @@ from schemas import events as e
 from schemas.envelope import format_time, new_id
 from schemas.errors import InvalidEvent
 from streams.gateway.auth import Guard
+from streams.gateway.quotas import Quotas
 from streams.producing.outgoing import Outgoing, address, prepare_control
 from streams.producing.producer import Producer
 from streams.reactors import signing
@@ -25,8 +26,8 @@ from streams.reactors.reactor import NotActed
 from streams.secret import secret_of
 
 _TYPES = tuple(sorted(t.__name__ for t in TYPES))
-_PROBLEMS = documented(400, 401, 403, 422, 503, 507)
-_PROBLEMS_OF_ONE = documented(400, 401, 403, 404, 422, 503, 507)
+_PROBLEMS = documented(400, 401, 403, 422, 429, 503, 507)
+_PROBLEMS_OF_ONE = documented(400, 401, 403, 404, 422, 429, 503, 507)
 Project = Annotated[str | None, Field(description="For the administrator's key; others see their own.")]
 
 
@@ -70,9 +71,9 @@ class Changed(BaseModel):
     position: str
 
 
-def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
+def routes(producer: Producer, guard: Guard, store: Store, quotas: Quotas) -> APIRouter:
     """The routes; for keys with the scope admin. Findings made after the change are treated by it."""
-    door = _Webhooks(producer, store)
+    door = _Webhooks(producer, store, quotas)
     router = APIRouter(tags=["webhooks"])
 
     @router.post("/v1/webhooks", status_code=201, responses=_PROBLEMS)
@@ -80,7 +81,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
         wanted: Wanted, caller: Annotated[Caller, Depends(guard.caller)]
     ) -> Registered:
         """Register a webhook."""
-        owner = door.owner(caller, wanted.project)
+        owner = await door.owner(caller, wanted.project)
         return await door.register(owner, new_id(), wanted, 1)
 
     @router.put("/v1/webhooks/{webhook_id}", responses=_PROBLEMS_OF_ONE)
@@ -88,7 +89,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
         webhook_id: str, wanted: Wanted, caller: Annotated[Caller, Depends(guard.caller)]
     ) -> Registered:
         """Give a webhook another URL or other filters; its secret stays."""
-        owner = door.owner(caller, wanted.project)
+        owner = await door.owner(caller, wanted.project)
         known = await door.known(owner, webhook_id)
         return await door.register(owner, webhook_id, wanted, known.secret_version, known)
 
@@ -97,7 +98,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
         webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Registered:
         """Give a webhook another secret, which signs everything sent from now on."""
-        owner = door.owner(caller, project)
+        owner = await door.owner(caller, project)
         known = await door.known(owner, webhook_id)
         wanted = Wanted.model_validate(known.model_dump(include=set(Wanted.model_fields)))
         return await door.register(owner, webhook_id, wanted, known.secret_version + 1, known)
@@ -107,7 +108,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
         webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Changed:
         """Send a `WebhookTested` event; GET /v1/effects?target=<webhook> shows what came of it."""
-        owner = door.owner(caller, project)
+        owner = await door.owner(caller, project)
         await door.known(owner, webhook_id)
         event = e.WebhookTested(test_id=new_id(), webhook_id=webhook_id)
         return Changed(id=event.test_id, position=(await door.write(owner, event))[1])
@@ -117,7 +118,7 @@ def routes(producer: Producer, guard: Guard, store: Store) -> APIRouter:
         webhook_id: str, caller: Annotated[Caller, Depends(guard.caller)], project: str | None = None
     ) -> Changed:
         """Send nothing more to it; what waits for it is dropped."""
-        owner = door.owner(caller, project)
+        owner = await door.owner(caller, project)
         await door.known(owner, webhook_id)
         position = (await door.write(owner, e.WebhookRemoved(webhook_id=webhook_id)))[1]
         return Changed(id=webhook_id, position=position)
@@ -135,16 +136,20 @@ class _Owner(NamedTuple):
 class _Webhooks:
     """What the routes have in common."""
 
-    def __init__(self, producer: Producer, store: Store) -> None:
+    def __init__(self, producer: Producer, store: Store, quotas: Quotas) -> None:
         self._producer = producer
+        self._quotas = quotas
         self._store = store
         self._secret = secret_of(producer.settings)
         self._addresses = Addresses(producer.settings.webhook_networks)
 
-    def owner(self, caller: Caller, wanted: str | None) -> _Owner:
-        """Whose webhooks are to be changed. Raises Forbidden."""
+    async def owner(self, caller: Caller, wanted: str | None) -> _Owner:
+        """Whose webhooks are to be changed, which counts as an event. Raises Forbidden or QuotaExceeded."""
         require(caller, ADMIN)
-        return _Owner(project_for(caller, wanted), caller.key)
+        owner = _Owner(project_for(caller, wanted), caller.key)
+        await self._quotas.patience(caller)
+        self._quotas.take(caller, 1, 0)
+        return owner
 
     async def known(self, owner: _Owner, id_: str) -> Webhook:
         """The webhook as the view has it. Raises NotFound."""

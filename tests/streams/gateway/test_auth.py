@@ -15,8 +15,9 @@ import structlog
 
 from schemas.codec import Codec
 from schemas.envelope import producer_key
+from schemas.topics import WEBHOOKS
 from streams.gateway.app import create_app
-from streams.keys import admin_key, create, list_keys, revoke, rotate
+from streams.keys import Quota, admin_key, create, list_keys, revoke, rotate
 from streams.keys.uses import last_uses
 from streams.producing.outgoing import Position
 from streams.settings import Settings
@@ -184,6 +185,27 @@ async def test_the_log_says_which_key_wrote_an_event(http: httpx.AsyncClient, se
         told[0]["id"]: id_,
         told[1]["id"]: "admin",
     }
+
+
+async def test_a_changed_webhook_is_laid_to_its_key_and_counts(
+    http: httpx.AsyncClient, settings: Settings
+) -> None:
+    """The event of a change carries the key's id, and is one of those that its quota allows."""
+    key, id_ = made(settings, "operator", "admin", "read", quota=Quota(0.1, 1))
+    wanted = {"url": "https://example.com/hook", "description": id_}
+    statuses = []
+    for _ in range(4):
+        answer = await http.post("/v1/webhooks", json=wanted, headers=bearer(key))
+        statuses.append(answer.status_code)
+    assert statuses[0] == 201
+    assert statuses[-1] == 429
+    assert 1 <= int(answer.headers["Retry-After"]) <= 10
+    written = [
+        producer_key(shown.record.headers)
+        async for shown in tail(settings, [WEBHOOKS.name], Filters(), Range(follow=False), asyncio.Event())
+        if shown.decoded is not None and getattr(shown.decoded.event, "description", "") == id_
+    ]
+    assert written == [id_] * statuses.count(201)
 
 
 async def test_uses_are_written_when_the_gateway_stops(settings: Settings) -> None:
