@@ -60,6 +60,18 @@ def test_the_document_is_openapi_3_1(settings: Settings) -> None:
     assert set(posted) == {t.__name__ for topic in RAW for t in topic.events}
 
 
+def test_quotas_are_documented(settings: Settings) -> None:
+    """Every call under /v1 may be answered 429 with Retry-After; posting tells of limits whatever comes of it."""
+    paths = create_app(settings, Codec()).openapi()["paths"]
+    operations = [o for path, all_of in paths.items() if path.startswith("/v1/") for o in all_of.values()]
+    assert len(operations) > 10
+    for operation in operations:
+        assert "Retry-After" in operation["responses"]["429"]["headers"]
+    posting = paths["/v1/events"]["post"]["responses"]
+    for status in ("200", "207", "429"):
+        assert {"RateLimit", "RateLimit-Policy"} <= posting[status]["headers"].keys()
+
+
 def test_the_page_to_try_it_brings_its_own_scripts(url: str) -> None:
     """`/docs` works offline: what it loads is served here, and nobody else's script could see a key."""
     page = httpx.get(f"{url}/docs").text
