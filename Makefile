@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests mostly wait for brokers; each process has its own.
+TEST_PROCESSES ?= 2
 
 .PHONY: run test check bench prove schemas constraints clean
 
@@ -8,7 +10,7 @@ run: $(VENV)/.run
 	$(BIN)/headwater up
 
 test: $(VENV)/.test
-	$(BIN)/pytest -m "not prove"
+	$(BIN)/pytest -m "not prove" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ MODEST = Caller("acme", frozenset({"read"}), "modest")
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """An empty store."""
-    found = store_at(tmp_path, views())
+    found = store_at(f"sqlite:///{tmp_path / 'views.db'}", views())
     yield found
     found.close()
 

@@ -370,7 +370,7 @@ async def test_a_large_share_of_one_call_gives_all_of_it_back(broker: Settings) 
     """A list many times as large as its share is written whole and in order, and nothing stays taken."""
     async with Producer(broker, deadline_s=10) as producer:
         share = producer.share(20_000)
-        items = [producer.prepare(producer.outgoing(metric(i, "tool:shared"))) for i in range(500)]
+        items = [await producer.prepare(producer.outgoing(metric(i, "tool:shared"))) for i in range(500)]
         most = 0
 
         async def watch() -> None:

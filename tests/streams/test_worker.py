@@ -22,7 +22,7 @@ from streams.partitions.worker import BATCH, Pump
 from streams.runner import Runner
 from streams.settings import Settings
 
-BACKLOG = 6_000
+BACKLOG = 40_000
 
 
 class Count(msgspec.Struct):
@@ -54,7 +54,7 @@ class Watch(Fold[Count]):
 async def test_a_backlog_waits_in_the_consumer_and_holds_up_nobody(
     broker: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 6,000 records few are unpacked at a time; they are folded in order, each once; a neighbour is not delayed."""
+    """Of 40,000 records few are unpacked at a time; they are folded in order, each once; a neighbour is not delayed."""
     settings = Settings(
         data=tmp_path, port=broker.port, kafka=broker.bootstrap, namespace=f"w{uuid.uuid4().hex[:8]}", partitions=2
     )  # fmt: skip
