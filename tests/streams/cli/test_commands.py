@@ -113,7 +113,7 @@ def test_a_wrong_registry_is_named_and_its_password_not_shown(
     monkeypatch.setenv("HEADWATER_REGISTRY", "me:s3cret@registry:8081")
     result = runner.invoke(app, ["status"])
     assert result.exit_code == 1
-    assert "HEADWATER_REGISTRY: Value error, expected http(s)://" in result.stderr
+    assert "HEADWATER_REGISTRY: expected http(s)://" in result.stderr
     assert "s3cret" not in result.stderr
 
 
