@@ -197,7 +197,8 @@ def _addresses(settings: Settings) -> list[Text]:
             ("   Kafka ", "dim"),
             settings.bootstrap,
         ),
-        Text.assemble(("data ", "dim"), str(settings.data), ("   key ", "dim"), key),
+        Text.assemble(("data ", "dim"), str(settings.data)),
+        Text.assemble(("key ", "dim"), key),
         Text("Ctrl-C stops everything", "dim"),
     ]
 

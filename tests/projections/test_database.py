@@ -202,7 +202,7 @@ def test_processes_that_start_together_make_one_set_of_tables(new_database: NewD
         thread.join()
     assert failures == []
     store = Store(url, [Events()])
-    assert store.states("events") == [(1, 1, "live")]
+    assert store.states("events") == [(1, Events.version, "live")]
     assert rows(store, "events") == {"events": []}
 
 

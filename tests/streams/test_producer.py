@@ -67,7 +67,7 @@ async def ends(settings: Settings, topic: str) -> dict[int, int]:
 @pytest.fixture
 async def producer(broker: Settings) -> AsyncIterator[Producer]:
     """A started producer."""
-    async with Producer(broker, deadline_s=10) as p:
+    async with Producer(broker) as p:
         yield p
 
 

@@ -146,10 +146,21 @@ def test_two_instances_and_a_killed_supervisor(instance: Instance, tmp_path: Pat
     terminal = other.spawn_in_terminal()
     shown = bytearray()
 
-    def both_ready() -> bool:
+    def look() -> None:
         with contextlib.suppress(BlockingIOError):
-            shown.extend(os.read(terminal, 1 << 20))
+            while chunk := os.read(terminal, 1 << 16):  # a terminal gives 4 KiB at a time
+                shown.extend(chunk)
+
+    def both_ready() -> bool:
+        look()
         return instance.is_ready() and other.is_ready()
+
+    def all_shown() -> bool:
+        look()
+        screen = shown.decode(errors="replace")
+        return all(
+            name in screen for name in ("Headwater", *PROCESSES, "fold intake", other.settings.api_url)
+        )
 
     try:
         until(both_ready, 120)
@@ -160,12 +171,8 @@ def test_two_instances_and_a_killed_supervisor(instance: Instance, tmp_path: Pat
         until(lambda: gone(tree), 5)
         assert other.is_ready()
         assert len(other.tree()) >= len(PROCESSES) + 1
-        time.sleep(2.5)  # an idle screen is drawn every 2 s
-        with contextlib.suppress(BlockingIOError):
-            shown.extend(os.read(terminal, 1 << 20))
-        screen = shown.decode(errors="replace")
-        assert "Headwater" in screen
-        assert all(name in screen for name in (*PROCESSES, "fold intake", other.settings.api_url))
+        shown.clear()
+        until(all_shown, 10)  # an idle screen is drawn every 2 s
         other.end()
         instance.start()
         events = instance.run("tail", "agent.metrics", "--json", "--no-follow").stdout

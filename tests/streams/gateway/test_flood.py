@@ -32,11 +32,22 @@ def quantile(found: Calm, share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
+async def test_a_flood_gets_its_quota_and_others_all_they_ask(settings: Settings) -> None:
+    """The flood gets its quota and 429s; each event of the other key is accepted."""
+    await _flood(settings, 32, 100)
+
+
+@pytest.mark.prove
 @pytest.mark.parametrize(("connections", "events"), [(8, 10_000), (32, 100)])
-async def test_a_flood_is_slowed_and_others_are_not(
-    settings: Settings, connections: int, events: int
-) -> None:
-    """The flood gets its quota and 429s; each event of the other key is accepted, within a multiple of its time."""
+async def test_a_flood_hardly_slows_others(settings: Settings, connections: int, events: int) -> None:
+    """An event of the other key takes at most a multiple of its time without the flood: on a machine of its own."""
+    alone, during = await _flood(settings, connections, events)
+    for share in (0.5, 0.99, 1.0):
+        assert quantile(during, share) <= BOUND * quantile(alone, share), share
+
+
+async def _flood(settings: Settings, connections: int, events: int) -> tuple[Calm, Calm]:
+    """What the calm key met without and with the flood; both keys had what is promised to them."""
     quiet = create(settings, "acme", ["produce"], "calm")
     loud = create(settings, "acme", ["produce"], "flood", quota=Quota(RATE))
     with door(settings) as url:
@@ -51,6 +62,4 @@ async def test_a_flood_is_slowed_and_others_are_not(
     assert answers.keys() == {"200", "429"}
     most = RATE * (5 + seconds) + events  # what five seconds bring at once, then the rate, then one list
     assert answers["200"] * events <= most
-    alone = Calm(before.latencies_s + after.latencies_s, {})
-    for share in (0.5, 0.99, 1.0):
-        assert quantile(during, share) <= BOUND * quantile(alone, share), share
+    return Calm(before.latencies_s + after.latencies_s, {}), during
