@@ -18,7 +18,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from schemas.errors import ConfigurationError, HeadwaterError, RecordTooLarge
+from schemas.errors import BrokerUnavailable, ConfigurationError, HeadwaterError, RecordTooLarge
 from streams.kafka import client_options, why
 from streams.settings import Settings
 
@@ -54,7 +54,7 @@ def refusal(error: BaseException, topic: str) -> Refused | None:
             ),
             too_large=True,
         )
-    if isinstance(error, (UnknownTopicOrPartitionError, InvalidTopicError)):
+    if isinstance(error, InvalidTopicError):
         return Refused(_missing(topic))
     if isinstance(error, (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)):
         return Refused(
@@ -86,6 +86,7 @@ class Connection:
         self._settings = settings
         self._client: Client | None = None
         self._lock = asyncio.Lock()
+        self._asking = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self._counts: dict[str, int] = {}
 
@@ -101,15 +102,36 @@ class Connection:
         return self._client
 
     async def partitions(self, topic: str) -> int:
-        """Partition count of a topic (Kafka's name of it); raises ConfigurationError if there is none."""
-        count = self._counts.get(topic)
-        if count is None:
-            client = await self.client()
-            known = (await client.kafka.client.fetch_all_metadata()).partitions_for_topic(topic)
-            if not known:
-                raise _missing(topic)
-            count = self._counts[topic] = len(known)
-        return count
+        """Partition count of a topic (Kafka's name of it).
+
+        Raises ConfigurationError if there is no such topic, KafkaError while Kafka does not say.
+        """
+        if topic not in self._counts:
+            async with self._asking:  # all topics are in the answer: whoever waits here needs none of his own
+                if topic not in self._counts:
+                    client = await self.client()
+                    cluster = await client.kafka.client.fetch_all_metadata()
+                    known = cluster.partitions_for_topic(topic)
+                    if not known:
+                        raise _missing(topic)
+                    self._counts[topic] = len(known)
+        return self._counts[topic]
+
+    async def refused(self, error: BaseException, topic: str) -> Refused | None:
+        """As `refusal`, once Kafka was asked whether an unknown topic is there.
+
+        aiokafka calls a topic unknown, too, where Kafka did not answer for ten seconds.
+        """
+        if not isinstance(error, UnknownTopicOrPartitionError):
+            return refusal(error, topic)
+        self._counts.pop(topic, None)
+        try:
+            await self.partitions(topic)
+        except ConfigurationError as missing:
+            return Refused(missing)
+        except (KafkaError, OSError, BrokerUnavailable):
+            return None
+        return None
 
     def drop(self, client: Client) -> None:
         """Throw a client away in the background."""

@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 
 from streams.producing.budget import Budget
-from streams.producing.connection import Client, Connection, Refused, refusal
+from streams.producing.connection import Client, Connection, Refused
 
 log = structlog.get_logger()
 _FIRST_PAUSE_S = 0.05
@@ -156,7 +156,7 @@ class Lane:
                 return
             offset = await self._acknowledged(client, builder, batch)
         except BaseException as error:
-            refused = refusal(error, self.topic)
+            refused = await self._connection.refused(error, self.topic)
             if refused is not None and not self._halve(refused, len(batch)):
                 self._finish(batch, refused)
                 return

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 from base64 import b85encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import UnknownTopicOrPartitionError
 
 from schemas import events as e
 from schemas.codec import Codec, Decoded
@@ -127,6 +130,48 @@ async def test_concurrent_emits_are_all_acknowledged(producer: Producer) -> None
     positions = await asyncio.gather(*(producer.emit(metric(i, f"tool:{i}")) for i in range(500)))
     assert len(set(positions)) == 500
     assert producer.unacknowledged_bytes == 0
+
+
+async def test_concurrent_first_emits_ask_for_the_topics_once(
+    broker: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which topics there are is a large answer where there are many: one question serves all who wait for it."""
+    asked = 0
+    ask = AIOKafkaClient.fetch_all_metadata
+
+    async def counting(client: AIOKafkaClient) -> Any:
+        nonlocal asked
+        asked += 1
+        return await ask(client)
+
+    monkeypatch.setattr(AIOKafkaClient, "fetch_all_metadata", counting)
+    async with Producer(broker) as producer:
+        await asyncio.gather(*(producer.emit(metric(i, f"tool:{i}")) for i in range(100)))
+    assert asked == 1
+
+
+async def test_a_topic_is_missing_where_kafka_says_so(
+    broker: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aiokafka calls a topic unknown when Kafka was silent for long: that is asked anew, and then sent again."""
+    send, faults = AIOKafkaProducer.send_batch, 2
+
+    async def failing(client: AIOKafkaProducer, *given: Any, **named: Any) -> Any:
+        nonlocal faults
+        if faults:
+            faults -= 1
+            raise UnknownTopicOrPartitionError
+        return await send(client, *given, **named)
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", failing)
+    async with Producer(broker) as producer:
+        position = await producer.emit(metric(3.25, "tool:late"))
+    assert not faults
+    (got,) = await read(broker, [position])
+    assert got.event == metric(3.25, "tool:late")
+    async with Producer(broker.model_copy(update={"namespace": f"none{uuid.uuid4().hex[:8]}"})) as producer:
+        with pytest.raises(ConfigurationError, match="does not exist"):
+            await producer.emit(metric())
 
 
 async def test_oversize_is_refused_before_anything_is_sent(broker: Settings, producer: Producer) -> None:

@@ -172,7 +172,7 @@ def test_two_instances_and_a_killed_supervisor(instance: Instance, tmp_path: Pat
         assert other.is_ready()
         assert len(other.tree()) >= len(PROCESSES) + 1
         shown.clear()
-        until(all_shown, 10)  # an idle screen is drawn every 2 s
+        until(all_shown, 30)  # an idle screen is drawn every 2 s
         other.end()
         instance.start()
         events = instance.run("tail", "agent.metrics", "--json", "--no-follow").stdout
