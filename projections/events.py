@@ -10,7 +10,7 @@ from projections.columns import TEXT
 from projections.merging import keep_first
 from projections.recorded import event_json, recorded, recorded_columns
 from projections.view import Entry, Tables, View
-from schemas import topics
+from schemas.catalog import topics
 
 
 class Events(View):
@@ -19,7 +19,9 @@ class Events(View):
     name = "events"
     about = "every raw and derived event"
     version = 2
-    topics = tuple(t for t in topics.TOPICS if t.kind in ("raw", "derived"))
+
+    def __init__(self) -> None:
+        self.topics = tuple(t for t in topics().values() if t.kind in ("raw", "derived"))
 
     def tables(self, metadata: MetaData, suffix: str) -> Tables:
         """Events by id; indexed by time, also with correlation id, topic, type or key, and by position."""

@@ -147,7 +147,10 @@ class Store:
             view = self.views[name]
             generation = self._generation(connection, view)
             reading.tables[name] = self._layouts.of(view, generation)
-            reading.offsets[name] = g.stored_offsets(connection, name, generation)
+            read = {topic.name for topic in view.topics}
+            # Of topics that a package had which is gone, nobody can say what an offset is worth.
+            stored = g.stored_offsets(connection, name, generation)
+            reading.offsets[name] = {place: offset for place, offset in stored.items() if place[0] in read}
         if connection.dialect.name == "postgresql":
             # A snapshot keeps rows, but no tables: these it keeps only with a lock, which hinders no writer.
             tables = [f'"{t.name}"' for tables in reading.tables.values() for t in tables.values()]

@@ -51,7 +51,7 @@ class View:
     name: ClassVar[str]
     about: ClassVar[str]
     version: ClassVar[int] = 1
-    topics: ClassVar[tuple[Topic, ...]]
+    topics: tuple[Topic, ...]
 
     def tables(self, metadata: MetaData, suffix: str) -> Tables:
         """Declare the view's tables on `metadata`, each name ending in `suffix`; leave indexes unnamed."""

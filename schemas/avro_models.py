@@ -29,7 +29,10 @@ def avro_schema(model: type[Event], namespace: str = NAMESPACE) -> dict[str, Any
 
 
 def _field(name: str, info: FieldInfo) -> dict[str, Any]:
-    avro_type = _type(info.annotation)
+    try:
+        avro_type = _type(info.annotation)
+    except TypeError as error:
+        raise TypeError(f"field {name}: {error}") from None
     result: dict[str, Any] = {"name": name, "type": avro_type}
     if info.description:
         result["doc"] = info.description

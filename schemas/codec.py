@@ -11,10 +11,12 @@ import fastavro
 import msgspec
 from pydantic import ValidationError
 
+from schemas.catalog import by_subject, subject_of
 from schemas.envelope import Envelope, Headers, from_headers, to_headers
 from schemas.errors import DecodeError, HeadwaterError, InvalidEvent, RecordTooLarge
-from schemas.events import BY_NAME, Event
-from schemas.registry import Registered, Registry, load
+from schemas.events import Event
+from schemas.locks import registry as every_schema
+from schemas.registry import Registered, Registry
 
 MAX_RECORD_BYTES = 1024 * 1024
 _PREFIX = struct.Struct(">bI")
@@ -44,22 +46,29 @@ class Codec:
     """Encodes with the newest schema version; decodes every registered one (writer → reader)."""
 
     def __init__(self, registry: Registry | None = None, max_record_bytes: int = MAX_RECORD_BYTES) -> None:
-        self.registry = registry or load()
+        self.registry = registry or every_schema()
         self.max_record_bytes = max_record_bytes
         self._writers: dict[type[Event], tuple[bytes, Any]] = {}
         self._readers: dict[int, tuple[type[Event], Any, Any]] = {}
-        for versions in self.registry.versions.values():
-            newest = versions[-1]
-            if newest.name not in BY_NAME:
+        self._absent: dict[int, str] = {}
+        for subject, versions in self.registry.versions.items():
+            newest, event_type = versions[-1], by_subject().get(subject)
+            if event_type is None:
+                self._absent |= {r.id: f"{subject}, which {r.package} no longer declares" for r in versions}
                 continue
-            self._writers[newest.event_type] = (_PREFIX.pack(0, newest.id), newest.parsed)
+            self._writers[event_type] = (_PREFIX.pack(0, newest.id), newest.parsed)
             for r in versions:
-                self._readers[r.id] = (r.event_type, r.parsed, None if r is newest else newest.parsed)
+                self._readers[r.id] = (event_type, r.parsed, None if r is newest else newest.parsed)
 
     def adopt(self, registered: Registered) -> None:
-        """Read what somebody else writes with this schema of one of our events. An id that is known stays."""
-        reader = self.registry.latest(registered.event_type).parsed
-        self._readers.setdefault(registered.id, (registered.event_type, registered.parsed, reader))
+        """Read what somebody else writes with this schema of an event type. An id that is known stays."""
+        event_type = by_subject()[registered.subject]
+        reader = self.registry.versions[registered.subject][-1].parsed
+        self._readers.setdefault(registered.id, (event_type, registered.parsed, reader))
+
+    def name_absent(self, schema_id: int, what: str) -> None:
+        """Say `what` it is where values with this id are met, which cannot be decoded here."""
+        self._absent.setdefault(schema_id, what)
 
     def knows(self, schema_id: int) -> bool:
         """Whether values with this schema id can be decoded."""
@@ -76,7 +85,10 @@ class Codec:
         try:
             prefix, schema = self._writers[type(event)]
         except KeyError:
-            raise InvalidEvent(f"{type(event).__name__} has no schema", hint="run `make schemas`") from None
+            subject_of(type(event))  # raises for one that is declared nowhere
+            raise InvalidEvent(
+                f"{type(event).__name__} has no schema", hint="lock it: `headwater doctor` says how"
+            ) from None
         buffer = BytesIO(prefix)
         buffer.seek(len(prefix))
         fastavro.schemaless_writer(buffer, schema, event.__dict__)
@@ -131,6 +143,11 @@ class Codec:
         try:
             return self._readers[schema_id]
         except KeyError:
+            if schema_id in self._absent:
+                raise DecodeError(
+                    f"schema id {schema_id} is {self._absent[schema_id]}",
+                    hint="install the package that has it, then replay the dead letter",
+                ) from None
             raise DecodeError(
                 f"unknown schema id {schema_id}",
                 hint="take ids from this registry (`headwater schemas list`)",

@@ -372,6 +372,5 @@ EVENT_TYPES: tuple[type[Event], ...] = tuple(
     for name, t in list(globals().items())
     if isinstance(t, type) and issubclass(t, Event) and t is not Event and not name.startswith("_")
 )
-BY_NAME: dict[str, type[Event]] = {t.__name__: t for t in EVENT_TYPES}
 NAMESPACE: str = "headwater"
-"""Avro namespace of every event; subjects are `headwater.<EventName>` (RecordNameStrategy)."""
+"""Avro namespace of our events; subjects are `headwater.<EventName>` (RecordNameStrategy)."""

@@ -1,4 +1,4 @@
-"""Schema ids and every registered version, read from the committed files in `schemas/avro`."""
+"""Schema ids and every registered version; ours are read from the committed files in `schemas/avro`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastavro.types import Schema
 
 from schemas.avro_models import avro_schema, canonical, check_backward
 from schemas.errors import SchemaIncompatible
-from schemas.events import BY_NAME, EVENT_TYPES, NAMESPACE, Event
+from schemas.events import EVENT_TYPES, NAMESPACE, Event
 
 FOLDER = Path(__file__).parent / "avro"
 LOCK = "ids.json"
@@ -23,23 +23,20 @@ LOCK = "ids.json"
 class Registered:
     """One version of one subject. `subject` is the record's full name (RecordNameStrategy).
 
-    Versions count from 1, as they were committed; 0 is a schema of somebody else's.
+    Versions count from 1, as they were committed; 0 is a schema of somebody else's. `package` is the
+    installed one that locked it, None where that is Headwater.
     """
 
     id: int
     subject: str
     version: int
     definition: dict[str, Any]
+    package: str | None = None
 
     @property
     def name(self) -> str:
         """The event type's name."""
-        return self.subject.removeprefix(f"{NAMESPACE}.")
-
-    @property
-    def event_type(self) -> type[Event]:
-        """The model of today."""
-        return BY_NAME[self.name]
+        return self.subject.rpartition(".")[2]
 
     @cached_property
     def parsed(self) -> Schema:
@@ -56,9 +53,9 @@ class Registry:
         for r in sorted(registered, key=lambda r: r.version):
             self.versions.setdefault(r.subject, []).append(r)
 
-    def latest(self, event_type: type[Event]) -> Registered:
-        """The version that this code writes."""
-        return self.versions[f"{NAMESPACE}.{event_type.__name__}"][-1]
+    def named(self, name: str) -> list[Registered]:
+        """All versions of an event type, by its name or subject, the oldest first; none where it is unknown."""
+        return [r for versions in self.versions.values() for r in versions if name in (r.name, r.subject)]
 
 
 def load(folder: Path = FOLDER) -> Registry:

@@ -1,8 +1,9 @@
-"""Every topic, declared once: what is in it, what keys it, how it is kept."""
+"""Our topics, declared once: what is in each, what keys it, how it is kept. Packages add theirs (`schemas.catalog`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 from schemas import events as e
@@ -96,9 +97,13 @@ TOPICS: tuple[Topic, ...] = (
     LIFECYCLE, MESSAGES, ERRORS, METRICS, TOOL_CALLS, LLM_CALLS, RUNS, TASKS, FAULTS,
     SIGNALS, ASSIGNMENTS, ANOMALIES, DEAD_LETTERS, EFFECTS, WEBHOOKS, INBOX,
 )  # fmt: skip
-BY_NAME: dict[str, Topic] = {t.name: t for t in TOPICS}
 RAW: tuple[Topic, ...] = tuple(t for t in TOPICS if t.kind == "raw")
-TOPIC_OF: dict[type[e.Event], Topic] = {event: topic for topic in TOPICS for event in topic.events}
+UNDECLARED = (
+    "list its topic under the entry point group headwater.events of your package, and install that: "
+    "`pip install -e .`"
+)
+"""What to do about an event type that is in no topic."""
+_TOPIC_OF: dict[type[e.Event], Topic] = {event: topic for topic in TOPICS for event in topic.events}
 
 
 def changelog(topic: str) -> str:
@@ -118,14 +123,21 @@ def ledger(reactor: str) -> str:
 
 def topic_of(event_type: type[e.Event]) -> Topic:
     """The topic that an event type belongs to; raises InvalidEvent where none is declared."""
-    try:
-        return TOPIC_OF[event_type]
-    except KeyError:
-        raise InvalidEvent(
-            f"{event_type.__name__} belongs to no topic", hint="declare it in schemas/topics.py"
-        ) from None
+    topic = _TOPIC_OF.get(event_type) or _of_packages().get(event_type)
+    if topic is None:
+        raise InvalidEvent(f"{event_type.__name__} belongs to no topic", hint=UNDECLARED)
+    return topic
 
 
 def key_of(event: e.Event) -> str:
     """The event's own key: the value of the field that keys it in its topic."""
     return str(getattr(event, topic_of(type(event)).events[type(event)]))
+
+
+@cache
+def _of_packages() -> dict[type[e.Event], Topic]:
+    from schemas import catalog  # noqa: PLC0415 - it is made of what stands here
+
+    return {
+        event: topic for added in catalog.survey().found for topic in added.value for event in topic.events
+    }

@@ -11,12 +11,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from processors.catalog import folds
+from processors.catalog import usable as folds
 from processors.fold import Fold
-from schemas import topics
+from schemas import catalog, topics
 from schemas.errors import ConfigurationError
 from streams.kafka import COMMAND_S, client_options, connect, patiently
-from streams.reactors.catalog import reactors as catalog
+from streams.reactors.catalog import usable as usable_reactors
 from streams.reactors.reactor import Reactor
 from streams.settings import Settings
 
@@ -59,7 +59,7 @@ def declared(
     counts = {"raw": settings.raw_partitions, "control": 1}
     specs = [
         TopicSpec(t.name, counts.get(t.kind, settings.partitions), common | _KEPT | t.config)
-        for t in topics.TOPICS
+        for t in catalog.topics().values()
     ]
     stateful = {
         t.name for fold in (folds() if of is None else of) if fold.state is not None for t in fold.topics
@@ -69,14 +69,14 @@ def declared(
     for spec in specs:
         if spec.name == topics.DEAD_LETTERS.name:
             spec.config.update(wrapping)
-        if topics.BY_NAME[spec.name].kind == "control":
+        if catalog.topics()[spec.name].kind == "control":
             spec.config.update(_COMPACTED)
     by_name = {s.name: s for s in specs}
     for name in sorted(stateful):
         partitions = by_name[name].partitions
         specs.append(TopicSpec(topics.changelog(name), partitions, common | _COMPACTED))
         specs.append(TopicSpec(topics.ticks(name), partitions, common | _KEPT))
-    for reactor in catalog() if reactors is None else reactors:
+    for reactor in usable_reactors() if reactors is None else reactors:
         partitions = max(by_name[topic.name].partitions for topic in reactor.topics)
         specs.append(TopicSpec(topics.ledger(reactor.name), partitions, common | _COMPACTED | wrapping))
     specs.append(TopicSpec(topics.SCHEMA_IDS, 1, common | _COMPACTED))

@@ -14,10 +14,11 @@ from typing import Any
 
 import structlog
 
+from schemas.catalog import by_subject
 from schemas.codec import Codec, Record
 from schemas.errors import ConfigurationError, RegistryUnavailable
-from schemas.events import BY_NAME, NAMESPACE
-from schemas.registry import Registered, Registry, load
+from schemas.locks import registry as every_schema
+from schemas.registry import Registered, Registry
 from streams.authority.issued import COMMITTED, Issued, IssuedIds, as_issued, compare, issued_ids
 from streams.settings import Settings
 
@@ -39,7 +40,7 @@ async def ids_of(settings: Settings) -> Registry:
     Raises RegistryUnavailable where the registry is away, ConfigurationError where it refuses the
     credentials or lacks a schema.
     """
-    committed = load()
+    committed = every_schema()
     if settings.registry is None:
         return committed
     from streams.authority.confluent import SchemaRegistry  # noqa: PLC0415 - httpx takes 0.1 s, most do without
@@ -77,7 +78,13 @@ async def admit(settings: Settings, codec: Codec, *, keeps: bool = False) -> Non
     if keeps and not {i.name for i in ours} <= {i.name for i in known}:
         await issued.add(ours)
     for other in known:
-        if not codec.knows(other.id) and _readable(other.registered):
+        if codec.knows(other.id):
+            continue
+        if other.subject not in by_subject():
+            codec.name_absent(
+                other.id, f"{other.subject}, which is not installed here; it was given by {other.by}"
+            )
+        elif _readable(other.registered):
             codec.adopt(other.registered)
 
 
@@ -92,8 +99,8 @@ async def learn_patiently(codec: Codec, records: Sequence[Record]) -> None:
 
 
 def _readable(registered: Registered) -> bool:
-    """Whether it is one of our events, in Avro that can be read."""
-    if not registered.subject.startswith(f"{NAMESPACE}.") or registered.name not in BY_NAME:
+    """Whether it is an event type that is declared here, in Avro that can be read."""
+    if registered.subject not in by_subject():
         return False
     try:
         return bool(registered.parsed)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from processors.catalog import folds
+from processors.catalog import usable as folds
 from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.errors import BrokerUnavailable, DecodeError, HeadwaterError
@@ -21,7 +21,7 @@ from streams.codec import codec_of
 from streams.kafka import COMMAND_S, client_options, connect
 from streams.partitions.kafka_log import KafkaLog
 from streams.producing.producer import Position
-from streams.reactors.catalog import reactors
+from streams.reactors.catalog import usable as reactors
 from streams.settings import Settings
 
 _REPLAY_OF = "ce_replayof"

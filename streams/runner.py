@@ -11,6 +11,7 @@ import structlog
 
 from processors.catalog import folds as catalog
 from processors.fold import Fold
+from processors.fold_rules import state_rules
 from schemas import topics
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
@@ -53,13 +54,8 @@ class Runner:
         self._group = group
         self._topics = {t.name: t for fold in folds() for t in fold.topics} | {t.name: t for t in declared}
         for fold in folds():
-            for topic in fold.topics:
-                if fold.state is not None and topic.kind == "raw":
-                    raise ConfigurationError(
-                        f"fold {fold.name} keeps state and reads the raw topic {topic.name}, whose keys "
-                        "are its producers' own",
-                        hint="read a keyed topic, such as signals",
-                    )
+            for says, do in state_rules(fold):
+                raise ConfigurationError(says, hint=do)
         self._log = KafkaLog(settings, group)
         self._codec: Codec | None = None
         self._secret = secret_of(settings)

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from processors.fold import Fold
-from schemas import topics
+from schemas import catalog, topics
 from schemas.codec import Codec, Decoded, Record
 from schemas.envelope import Clock, Envelope, to_headers
 from schemas.errors import HeadwaterError
@@ -81,7 +81,9 @@ class Simulation:
         self._elapsed = 0.0
         self._armed = True
         self.inputs = {t.name: t for fold in folds() for t in fold.topics}
-        names = set(topics.BY_NAME) | {n for t in self.inputs for n in (topics.changelog(t), topics.ticks(t))}
+        names = set(catalog.topics()) | {
+            n for t in self.inputs for n in (topics.changelog(t), topics.ticks(t))
+        }
         self.log = MemoryLog(dict.fromkeys(names, partitions))
         self._parts = [(t, p) for t in sorted(self.inputs) for p in range(partitions)]
         self._workers = [_Worker() for _ in range(self.chaos.workers)]

@@ -10,10 +10,9 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from schemas import topics
+from schemas import catalog
 from schemas.codec import Codec, Decoded, Record, decode_key
 from schemas.errors import BrokerUnavailable, ConfigurationError, DecodeError, OffsetOutOfRange
-from schemas.events import BY_NAME
 from streams.admin import TopicSpec, admin_client, existing, missing_hint
 from streams.codec import codec_of
 from streams.kafka import COMMAND_S, client_options, close, connect, records_of
@@ -34,9 +33,9 @@ class Filters:
 
     def check(self) -> None:
         """Raise ConfigurationError where an event type is unknown."""
-        for name in sorted(self.types - BY_NAME.keys()):
+        for name in sorted(self.types - catalog.event_types().keys()):
             raise ConfigurationError(
-                f"there is no event type {name}", hint=f"there are: {', '.join(BY_NAME)}"
+                f"there is no event type {name}", hint=f"there are: {', '.join(catalog.event_types())}"
             )
 
     def admit(self, decoded: Decoded) -> bool:
@@ -75,11 +74,11 @@ def plain_key(decoded: Decoded) -> str:
 def choose(names: Sequence[str]) -> list[str]:
     """The topics asked for, or all; raises ConfigurationError for one that is not declared."""
     for name in names:
-        if name not in topics.BY_NAME:
+        if name not in catalog.topics():
             raise ConfigurationError(
-                f"there is no topic {name}", hint=f"there are: {', '.join(topics.BY_NAME)}"
+                f"there is no topic {name}", hint=f"there are: {', '.join(catalog.topics())}"
             )
-    return list(dict.fromkeys(names)) or list(topics.BY_NAME)
+    return list(dict.fromkeys(names)) or list(catalog.topics())
 
 
 async def tail(

@@ -16,7 +16,10 @@ import pytest
 from streams.admin import ensure_topics
 from streams.broker import Broker
 from streams.settings import Settings
+from tests.packages import packages
 from tests.postgres import Cluster, installed
+
+__all__ = ["packages"]
 
 COMPLETE = "HEADWATER_TEST_COMPLETE"
 NewDatabase = Callable[[], str]

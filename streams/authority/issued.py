@@ -27,9 +27,10 @@ DEADLINE_S = 30.0
 
 
 class Issued(msgspec.Struct, frozen=True):
-    """An id that was given out, and `by` whom: a registry's address, or COMMITTED.
+    """An id that was given out, and `by` whom: a registry's address, COMMITTED, or a package.
 
-    `version` is 0 for a schema of somebody else's.
+    `version` is 0 for a schema of somebody else's or of a package: their ids alone tell them apart, since a
+    package may be locked anew, and two of its branches may each have a version 2.
     """
 
     subject: str
@@ -51,8 +52,17 @@ class Issued(msgspec.Struct, frozen=True):
 
 def as_issued(registry: Registry, by: str) -> list[Issued]:
     """All ids of a registry."""
-    versions = (r for versions in registry.versions.values() for r in versions)
-    return [Issued(r.subject, r.version, r.id, by, r.definition) for r in versions]
+    return [
+        Issued(r.subject, 0 if r.package else r.version, r.id, _giver(r, by), r.definition)
+        for versions in registry.versions.values()
+        for r in versions
+    ]
+
+
+def _giver(registered: Registered, by: str) -> str:
+    if registered.package is None or by != COMMITTED:
+        return by
+    return f"package {registered.package.partition(' ')[0]}"
 
 
 def compare(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.registry import Registry, load
+from schemas.locks import registry as every_schema
+from schemas.registry import Registry
 from streams.authority.issued import COMMITTED, as_issued, compare, issued_ids
 from streams.settings import Settings
 
@@ -13,7 +14,7 @@ async def settle(settings: Settings) -> tuple[Registry, list[str]]:
     Raises ConfigurationError where ids do not fit the log and SchemaIncompatible where a subject is
     taken, both before anything is registered; RegistryUnavailable.
     """
-    committed = load()
+    committed = every_schema()
     recorded = await issued_ids(settings).load()
     if settings.registry is None:
         compare(recorded, as_issued(committed, COMMITTED), (), COMMITTED)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli.guard import load_settings
+from streams.cli.guard import load_settings, tell_faults
 from streams.cli.tables import show
 
 topics = typer.Typer(no_args_is_help=True, help="Topics as declared: list them, create them.")
@@ -21,12 +21,13 @@ def list_topics(*, as_json: AsJson = False) -> None:
     """List every declared topic, and whether Kafka has it."""
     import asyncio  # noqa: PLC0415
 
+    from schemas.catalog import topics as known  # noqa: PLC0415
     from schemas.errors import BrokerUnavailable  # noqa: PLC0415
-    from schemas.topics import BY_NAME  # noqa: PLC0415
     from streams.admin import admin_client, declared, existing  # noqa: PLC0415
     from streams.supervision.overview import reachable  # noqa: PLC0415
 
     settings = load_settings()
+    tell_faults()
     wanted = declared(settings)
 
     async def partitions() -> dict[str, int]:
@@ -41,7 +42,7 @@ def list_topics(*, as_json: AsJson = False) -> None:
             there = None
     rows = []
     for spec in wanted:
-        topic = BY_NAME.get(spec.name)
+        topic = known().get(spec.name)
         rows.append(
             {
                 "topic": settings.named(spec.name),
@@ -98,6 +99,7 @@ def list_schemas(*, as_json: AsJson = False) -> None:
     from streams.codec import ids_of  # noqa: PLC0415
 
     settings = load_settings()
+    tell_faults()
     ids = asyncio.run(ids_of(settings))
     rows = [
         {"event": r.name, "subject": r.subject, "version": r.version, "id": r.id}
@@ -119,14 +121,13 @@ def show_schema(
     import asyncio  # noqa: PLC0415
 
     from schemas.errors import InvalidEvent  # noqa: PLC0415
-    from schemas.events import NAMESPACE  # noqa: PLC0415
     from streams.codec import ids_of  # noqa: PLC0415
 
     registry = asyncio.run(ids_of(load_settings()))
     if event.isdigit():
         found = [registry.by_id[int(event)]] if int(event) in registry.by_id else []
     else:
-        found = registry.versions.get(f"{NAMESPACE}.{event.removeprefix(f'{NAMESPACE}.')}", [])
+        found = registry.named(event)
     found = [r for r in found if version in (None, r.version)]
     if not found:
         wanted = f"{event} version {version}" if version else event
@@ -156,17 +157,40 @@ def register_schemas() -> None:
 
 @schemas.command("check")
 def check_schemas() -> None:
-    """Check that the committed schemas equal the models and can read every earlier version."""
-    from schemas.registry import check, load  # noqa: PLC0415
+    """Check that schemas, ours and those of installed packages, equal the models and read every earlier version."""
+    from schemas import catalog, locks, registry  # noqa: PLC0415
+    from schemas.extension import require_none  # noqa: PLC0415
 
-    check()
-    typer.echo(f"{len(load().versions)} schemas equal the models and read their earlier versions")
+    registry.check()
+    require_none([*catalog.survey().faults, *locks.survey().faults])
+    locks.check()
+    count = len(locks.registry().versions)
+    typer.echo(f"{count} schemas equal the models and read their earlier versions")
+
+
+@schemas.command("lock")
+def lock_schemas(
+    module: Annotated[
+        str, typer.Argument(help="Module of your package that declares its topics, such as acme.events.")
+    ],
+) -> None:
+    """Write the schemas of a module's event types to the lock file beside it; refuse an incompatible change."""
+    from schemas.locks import lock, path_of  # noqa: PLC0415
+    from streams.modules import imported  # noqa: PLC0415
+
+    found = imported(module)
+    added = lock(found)
+    path = path_of(found)
+    typer.echo(f"{path}: {', '.join(added)}" if added else f"{path}: nothing changed")
 
 
 def topology(*, as_json: AsJson = False) -> None:
     """Print every fold: what it reads, keeps and writes."""
-    from processors.catalog import folds  # noqa: PLC0415
+    from processors.catalog import survey, usable  # noqa: PLC0415
     from schemas.topics import changelog, topic_of  # noqa: PLC0415
+
+    tell_faults()
+    packages = {added.value().name: added.package for added in survey().found}
 
     rows = [
         {
@@ -176,8 +200,9 @@ def topology(*, as_json: AsJson = False) -> None:
             "state": fold.state.__name__ if fold.state is not None else None,
             "changelog": [changelog(t.name) for t in fold.topics] if fold.state is not None else [],
             "writes": sorted({f"{topic_of(e).name}: {e.__name__}" for e in fold.emits}),
+            "package": packages.get(fold.name),
         }
-        for fold in folds()
+        for fold in usable()
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

@@ -37,6 +37,14 @@ def complain(error: HeadwaterError) -> None:
         typer.echo(f"  {error.hint}", err=True)
 
 
+def tell_faults() -> None:
+    """Print on stderr what installed packages add and cannot be used: the command goes on without it."""
+    from streams.extensions import faults  # noqa: PLC0415
+
+    for package, says, do in faults():
+        typer.echo(f"warning: package {package}: {says}\n  {do}", err=True)
+
+
 def load_settings() -> Settings:
     """The settings, with logs going to stderr; raises ConfigurationError naming each one that is wrong."""
     from streams.logs import configure  # noqa: PLC0415

@@ -10,10 +10,11 @@ import orjson
 import typer
 from pydantic import ValidationError
 
+from schemas.catalog import event_types
 from schemas.codec import explain
 from schemas.envelope import parse_time
 from schemas.errors import HeadwaterError, InvalidEvent
-from schemas.events import BY_NAME, Event
+from schemas.events import Event
 from streams.kafka import COMMAND_S
 from streams.producing.producer import Options, Outgoing, Producer
 from streams.settings import Settings
@@ -79,7 +80,7 @@ def parse(defaults: Defaults, line: bytes) -> tuple[Event, Options]:
 
 
 def _event(name: object, data: object) -> Event:
-    event_type = BY_NAME.get(name) if isinstance(name, str) else None
+    event_type = event_types().get(name) if isinstance(name, str) else None
     if event_type is None:
         raise InvalidEvent(f"there is no event type {name!r}", hint="`headwater schemas list` names them")
     try:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from streams.cli import processes
-from streams.cli.guard import load_settings
+from streams.cli.guard import load_settings, tell_faults
 from streams.cli.tables import show
 
 views = typer.Typer(invoke_without_command=True)
@@ -29,6 +29,7 @@ def list_views(*, as_json: AsJson = False) -> None:
     """List the views and how much of the log they reflect."""
     from streams.views.follower import list_views as found  # noqa: PLC0415
 
+    tell_faults()
     rows = [
         {
             "view": v.name,
@@ -55,7 +56,7 @@ def rebuild_view(name: Annotated[str, typer.Argument(help="A view, or `all`.")])
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
-    from projections.catalog import views as catalog  # noqa: PLC0415
+    from projections.catalog import usable as catalog  # noqa: PLC0415
     from streams.views.follower import rebuild  # noqa: PLC0415
 
     settings = load_settings()

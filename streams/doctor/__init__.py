@@ -42,10 +42,11 @@ def examine_machine(settings: Settings) -> list[Finding]:
 
 async def examine(settings: Settings) -> list[Finding]:
     """The whole report, the machine's part first."""
-    from streams.doctor.kafka import kafka  # noqa: PLC0415 - brings the models along
+    from streams.doctor.extensions import extensions  # noqa: PLC0415 - brings the models along
+    from streams.doctor.kafka import kafka  # noqa: PLC0415
     from streams.doctor.schemas import schema_ids, schemas  # noqa: PLC0415
 
-    found = [*examine_machine(settings), *schemas(), *await kafka(settings)]
+    found = [*examine_machine(settings), *schemas(), *extensions(), *await kafka(settings)]
     if any(f.check == "kafka" and f.level == "fail" for f in found):
         return found  # what the log remembers of schema ids is in Kafka, too
     return [*found, *await schema_ids(settings)]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from schemas.errors import HeadwaterError
+from schemas.locks import registry
 from schemas.registry import check as check_schemas
-from schemas.registry import load
 from streams.authority.issued import COMMITTED, as_issued, compare, issued_ids
 from streams.authority.registering import Unregistered
 from streams.codec import ids_of
+from streams.doctor.extensions import gone
 from streams.doctor.finding import Finding
 from streams.settings import Settings
 from streams.supervision.overview import reachable
 
 
 def schemas() -> list[Finding]:
-    """Whether the committed schemas are those of the models."""
+    """Whether our committed schemas are those of the models; packages' are looked at with their faults."""
     try:
         check_schemas()
     except HeadwaterError as error:
@@ -38,4 +39,4 @@ async def schema_ids(settings: Settings) -> list[Finding]:
     except HeadwaterError as error:
         return [Finding("schema ids", "fail", error.message, error.hint)]
     fit = "as the log remembers them" if known else "the log remembers none yet"
-    return [Finding("schema ids", "ok", f"{len(load().by_id)} from {by}, {fit}")]
+    return [Finding("schema ids", "ok", f"{len(registry().by_id)} from {by}, {fit}"), *gone(known)]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,6 +23,7 @@ from streams.fleet.agents import Fleet
 from streams.fleet.handling import Handling, record_of
 from streams.fleet.parts import faust_options
 from streams.kafka import client_options, connect
+from streams.modules import imported
 from streams.sdk import Headwater
 from streams.settings import Settings
 from streams.supervision.status import ProcessStatus
@@ -46,14 +44,7 @@ def load(name: str) -> Fleet:
     Raises ConfigurationError where there is none, or where the module cannot be imported.
     """
     module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes strings
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ConfigurationError(
-            f"module {module_name} cannot be imported: {type(error).__name__}: {error}",
-            hint="run this where it can be: in its folder, or with its package installed",
-        ) from error
+    module = imported(module_name)
     found = [v for n, v in vars(module).items() if isinstance(v, Fleet) and attribute in ("", n)]
     if len(found) != 1:
         what = f"{len(found)} fleets" if found else "no Fleet" + (f" called {attribute}" if attribute else "")

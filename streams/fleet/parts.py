@@ -20,10 +20,10 @@ import faust
 from faust.serializers.codecs import Codec as FaustCodec
 from faust.serializers.codecs import register
 
+from schemas import catalog
 from schemas.codec import Codec, Record
 from schemas.errors import ConfigurationError
 from schemas.events import Event
-from schemas.topics import BY_NAME
 from streams.codec import codec_of
 from streams.kafka import client_options
 from streams.settings import Settings
@@ -72,9 +72,9 @@ def topic(app: faust.App, settings: Settings, name: str) -> faust.TopicT:
 
     Raises ConfigurationError for one that is not ours, or that is written by transactions.
     """
-    known = BY_NAME.get(name)
+    known = catalog.topics().get(name)
     if known is None:
-        raise ConfigurationError(f"there is no topic {name}", hint=f"one of {', '.join(BY_NAME)}")
+        raise ConfigurationError(f"there is no topic {name}", hint=f"one of {', '.join(catalog.topics())}")
     if known.kind not in ("raw", "inbox"):
         raise ConfigurationError(
             f"topic {name} is written by transactions, and a Faust agent that follows it loses its place: Faust "

@@ -100,6 +100,10 @@ class Restore:
     ) -> int:
         """Take each fold's snapshots if all of them are usable; returns from where to fold."""
         complete = True
+        here = {slot.fold.name for slot in self.engine.slots}
+        for absent in sorted(marker.folds.keys() - here if marker is not None else ()):
+            name, partition = self.engine.topic.name, self.engine.partition
+            log.warning("restore.fold_absent", topic=name, partition=partition, fold=absent)
         for slot in self.engine.slots:
             if marker is None or slot.fold.state is None:
                 continue

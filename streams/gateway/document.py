@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from schemas.events import BY_NAME
-from streams.gateway.items import RAW_TYPES, Item
+from schemas.catalog import event_types
+from streams.gateway.items import Item, raw_types
 
 POSTED = "PostedEvent"
 _PREFIX = "#/components/schemas/"
@@ -44,15 +44,15 @@ def _components() -> dict[str, Any]:
     found: dict[str, Any] = {
         POSTED: {
             "description": item["description"],
-            "oneOf": [reference(_name(t)) for t in RAW_TYPES],
+            "oneOf": [reference(_name(t)) for t in raw_types()],
             "discriminator": {
                 "propertyName": "type",
-                "mapping": {t: f"{_PREFIX}{_name(t)}" for t in RAW_TYPES},
+                "mapping": {t: f"{_PREFIX}{_name(t)}" for t in raw_types()},
             },
         }
     }
-    for name in RAW_TYPES:
-        data = BY_NAME[name].model_json_schema()
+    for name in raw_types():
+        data = event_types()[name].model_json_schema()
         found[name] = data
         told = {"type": {"type": "string", "const": name}, "data": reference(name)}
         found[_name(name)] = {

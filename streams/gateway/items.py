@@ -19,17 +19,15 @@ from pydantic import (
 
 from projections.access import Caller, own_project
 from projections.problem import Flaw
+from schemas.catalog import event_types, raw, subject_of
 from schemas.envelope import Clock, parse_time
 from schemas.errors import InvalidEvent
-from schemas.events import BY_NAME, Event
-from schemas.topics import RAW
+from schemas.events import Event
 from streams.folding.engine import CLAMP_S
 from streams.gateway.auth import require_produce
 from streams.producing.outgoing import PROJECT, TRACEPARENT, Outgoing, address, raw_topic_of
 
 SOURCE = "http"
-RAW_TYPES: tuple[str, ...] = tuple(sorted(event.__name__ for topic in RAW for event in topic.events))
-
 # Printable: control characters would break headers, logs and PostgreSQL's text.
 Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -116,6 +114,11 @@ class Flawed(InvalidEvent):
         self.flaws = flaws
 
 
+def raw_types() -> list[str]:
+    """Names of the event types that anybody may write."""
+    return sorted(event.__name__ for topic in raw() for event in topic.events)
+
+
 def outgoing(
     value: object, caller: Caller, correlation_id: str, traceparent: str
 ) -> tuple[Outgoing, list[str]]:
@@ -150,11 +153,11 @@ def outgoing(
 
 
 def _event(item: Item, caller: Caller) -> Event:
-    event_type = BY_NAME.get(item.type)
+    event_type = event_types().get(item.type)
     if event_type is None:
-        near = get_close_matches(item.type, RAW_TYPES, 3, 0.5)
+        near = get_close_matches(item.type, raw_types(), 3, 0.5)
         flaw = Flaw(where="type", what=f"there is no event type {item.type!r}")
-        hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(RAW_TYPES)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(raw_types())}"
         raise Flawed(flaw.what, [flaw], hint)
     require_produce(caller, raw_topic_of(event_type).name)
     try:
@@ -162,7 +165,7 @@ def _event(item: Item, caller: Caller) -> Event:
         return event_type.model_validate(item.data, strict=True)
     except ValidationError as error:
         flaws = [_flaw(e, "data") for e in error.errors(include_url=False)]
-        hint = f"see GET /registry/subjects/headwater.{item.type}/versions/latest"
+        hint = f"see GET /registry/subjects/{subject_of(event_type)}/versions/latest"
         raise _flawed(item.type, flaws, hint) from error
 
 

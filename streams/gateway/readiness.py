@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from processors.catalog import folds
+from processors.catalog import usable as folds
 from streams.admin import declared
 from streams.settings import Settings
 from streams.supervision.overview import reachable

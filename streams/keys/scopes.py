@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from projections.access import ADMIN, READ
+from schemas.catalog import raw
 from schemas.errors import ConfigurationError
-from schemas.topics import RAW
 
 PRODUCE = "produce"
 SCOPES = (PRODUCE, READ, ADMIN)
 _OF_TOPIC = f"{PRODUCE}:"
-_TOPICS = tuple(topic.name for topic in RAW)
 
 
 def checked(scopes: Iterable[str]) -> tuple[str, ...]:
     """The scopes in one order, each once. Raises ConfigurationError where one is unknown or makes no sense."""
     wanted = set(scopes)
-    allowed = [*SCOPES, *(produce_to(topic) for topic in _TOPICS)]
+    topics = [topic.name for topic in raw()]
+    allowed = [*SCOPES, *map(produce_to, topics)]
     of_unknown = sorted(s for s in wanted - set(allowed) if s.startswith(_OF_TOPIC))
     if of_unknown:
         raise ConfigurationError(
-            f"{', '.join(of_unknown)}: no such raw topic", hint=f"keys may write to {', '.join(_TOPICS)}"
+            f"{', '.join(of_unknown)}: no such raw topic", hint=f"keys may write to {', '.join(topics)}"
         )
     if not wanted or not wanted <= set(allowed):
         raise ConfigurationError(

@@ -12,7 +12,7 @@ from schemas.codec import Codec
 from schemas.envelope import PRODUCER_KEY, Clock, Envelope, new_id, to_headers
 from schemas.errors import HeadwaterError, InvalidEvent, RecordTooLarge
 from schemas.events import Event
-from schemas.topics import INBOX, RAW, Topic, key_of, topic_of
+from schemas.topics import INBOX, Topic, key_of, topic_of
 
 MAX_METADATA_BYTES = 16 * 1024
 """Key and headers of one record, together."""
@@ -20,7 +20,6 @@ PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TIME_RANGE = (-62_135_596_800.0, 253_402_300_799.0)  # the years 1 to 9999
 _RECORD_OVERHEAD_BYTES = 512
-_RAW: dict[type[Event], str] = {event: topic.name for topic in RAW for event in topic.events}
 
 
 class Position(NamedTuple):
@@ -107,8 +106,7 @@ def raw_topic_of(event_type: type[Event]) -> Topic:
 
 def prepare(item: Outgoing, codec: Codec) -> Prepared:
     """The record of an event that producers may write. Raises InvalidEvent or RecordTooLarge."""
-    event_type = type(item.event)
-    return _prepared(item, _RAW.get(event_type) or raw_topic_of(event_type).name, codec)
+    return _prepared(item, raw_topic_of(type(item.event)).name, codec)
 
 
 def prepare_control(item: Outgoing, codec: Codec) -> Prepared:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from schemas.envelope import Clock
 from schemas.errors import ConfigurationError, InvalidEvent, RecordTooLarge
-from schemas.registry import load
+from schemas.locks import registry
 from schemas.topics import topic_of
 from streams.codec import bare_codec
 from streams.producing.outgoing import PROJECT, Outgoing, address, prepare
@@ -128,7 +128,7 @@ class _Driver:
         self._report = report
         self._clock = clock
         # Only to tell which event of a batch is refused: the ids do not matter.
-        self._codec = bare_codec(settings, load())
+        self._codec = bare_codec(settings, registry())
         self._skip_bad = skip_bad
         self._pace = pace
         self._progress = progress

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import orjson
 from pydantic import ValidationError
 
+from schemas.catalog import event_types
 from schemas.codec import explain
 from schemas.envelope import DEFAULT_PROJECT, Envelope, format_time, parse_time
 from schemas.errors import InvalidEvent
-from schemas.events import BY_NAME, Event
+from schemas.events import Event
 
 _OPTIONAL = (
     ("subject", "subject"),
@@ -90,7 +91,7 @@ def from_json_line(line: bytes | str) -> JsonEvent:
     if not isinstance(said, dict):
         raise _invalid("not a JSON object")
     name = _text(said, "type")
-    event_type = BY_NAME.get(name)
+    event_type = event_types().get(name)
     if event_type is None:
         raise _invalid(f"type: {name!r} is no event type")
     data = said.get("data")

@@ -7,6 +7,7 @@ import asyncio
 from schemas.errors import ConfigurationError
 from streams.admin import admin_client, declared, ensure_topics, existing, missing_hint
 from streams.authority.settle import remember, settle
+from streams.extensions import require_whole
 from streams.settings import Settings
 
 
@@ -14,10 +15,11 @@ async def prepare(settings: Settings) -> list[str]:
     """Create what an embedded broker needs; of a cluster of the user's, look whether its topics are there.
 
     Schemas that a registry lacks are registered. Returns lines to be shown. Raises ConfigurationError
-    where topics are missing from a cluster, where one has another partition count than declared, or
-    where schema ids do not fit the log; RegistryUnavailable, SchemaIncompatible; what
-    `projections.database.check` raises.
+    where a package adds what cannot be used, where topics are missing from a cluster, where one has
+    another partition count than declared, or where schema ids do not fit the log;
+    RegistryUnavailable, SchemaIncompatible; what `projections.database.check` raises.
     """
+    require_whole()
     if settings.database is not None:
         from projections.database import check  # noqa: PLC0415 - brings SQLAlchemy along
 
@@ -51,6 +53,7 @@ async def prepare(settings: Settings) -> list[str]:
 
 async def create(settings: Settings) -> tuple[list[str], list[str]]:
     """Create missing topics and register missing schemas; returns the names of both. Raises as `prepare`."""
+    require_whole()
     ids, registered = await settle(settings)
     created = await ensure_topics(settings)
     await remember(settings, ids)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from processors.catalog import folds as catalog
+from processors.catalog import usable as catalog
 from processors.fold import Fold
 from projections.generations import lacking
 from projections.position import BadToken, Position

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from projections.position import BadToken
 from projections.view import Place
-from schemas import topics
+from schemas import catalog, topics
 from schemas.errors import BrokerUnavailable
 from streams.kafka import client_options, close, connect
 from streams.settings import Settings
@@ -37,7 +37,7 @@ class KafkaOffsets:
 
     def __init__(self, settings: Settings, known: Iterable[topics.Topic] = ()) -> None:
         self._settings = settings
-        self._known = topics.BY_NAME | {topic.name: topic for topic in known}
+        self._known = {**catalog.topics(), **{topic.name: topic for topic in known}}
         self._counts: dict[str, int] = {}
         self._group: AIOKafkaConsumer | None = None
         self._probe: AIOKafkaConsumer | None = None

@@ -11,8 +11,8 @@ from typing import Literal
 
 import structlog
 
+from projections.catalog import usable as catalog
 from projections.catalog import view_named
-from projections.catalog import views as catalog
 from projections.generations import lacking
 from projections.store import Store, ViewNotReady
 from projections.trouble import TROUBLE, explaining

@@ -109,4 +109,4 @@ def test_versions_sort_as_numbers(folder: Path) -> None:
         lock["RunStarted"][str(version)] = 1000 + version
         (folder / f"RunStarted.v{version}.avsc").write_text(first)
     (folder / LOCK).write_text(json.dumps(lock))
-    assert load(folder).latest(e.RunStarted).version == 11
+    assert load(folder).named("RunStarted")[-1].version == 11

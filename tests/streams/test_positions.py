@@ -12,8 +12,8 @@ from projections.catalog import view_named, views
 from projections.position import BadToken
 from projections.store import Store
 from projections.view import Place
+from schemas import catalog, topics
 from schemas import events as e
-from schemas import topics
 from schemas.errors import DeadlineExceeded
 from streams.views.positions import Freshness, Routes
 from tests.conftest import NewDatabase
@@ -58,7 +58,7 @@ class Fake:
     async def ends(self, names: Iterable[str]) -> dict[Place, int]:
         """The ends of the log."""
         names = set(names)
-        if not names <= set(topics.BY_NAME):
+        if not names <= set(catalog.topics()):
             raise BadToken("no such topic")
         return {place: end for place, end in self.log.items() if place[0] in names}
 
@@ -73,7 +73,7 @@ def store(new_database: NewDatabase) -> Store:
 def kafka() -> Fake:
     """A log with something in each topic."""
     fake = Fake()
-    fake.log = {(name, p): 10 * p + 1 for name in topics.BY_NAME for p in (0, 1)}
+    fake.log = {(name, p): 10 * p + 1 for name in catalog.topics() for p in (0, 1)}
     return fake
 
 

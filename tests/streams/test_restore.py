@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from processors.fold import Fold, Output
 from schemas import events as e
@@ -578,3 +579,13 @@ async def test_what_was_undecodable_is_not_asked_for_again() -> None:
     third = await bed.up()
     await bed.drain(third)
     assert len(bed.letters()) == 2
+
+
+async def test_a_fold_that_is_not_here_any_more_is_said() -> None:
+    """A worker without a package's fold takes the partition over, goes on with the others, and says so."""
+    bed = await history()
+    bed.folds = lambda: [Chain()]
+    with structlog.testing.capture_logs() as said:
+        task = await bed.up()
+    assert [(line["event"], line["fold"]) for line in said] == [("restore.fold_absent", "learned")]
+    assert states(task.engine).keys() == {("chain", f"default/c{i}") for i in range(4)}

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from processors.addressing import Addressing
+from schemas import catalog, topics
 from schemas import events as e
-from schemas import topics
 from schemas.codec import Codec
 from schemas.envelope import Envelope
 from schemas.errors import ConfigurationError
@@ -79,7 +79,7 @@ async def written(settings: Settings, topic: str) -> list[tuple[str, e.Event, En
     log, codec, found = KafkaLog(settings, "observer"), Codec(), []
     await log.start()
     counts = {"raw": settings.raw_partitions, "control": 1}
-    for partition in range(counts.get(topics.BY_NAME[topic].kind, settings.partitions)):
+    for partition in range(counts.get(catalog.topics()[topic].kind, settings.partitions)):
         first, end = await log.bounds(topic, partition)
         async for batch in log.read(topic, partition, first, end):
             for record in batch:

@@ -13,10 +13,10 @@ from confluent_kafka.schema_registry import SchemaRegistryClient, record_subject
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
+from schemas.catalog import event_types, topics
 from schemas.codec import Codec
 from schemas.envelope import Envelope, to_headers
-from schemas.events import BY_NAME, MetricReported
-from schemas.topics import BY_NAME as BY_TOPIC
+from schemas.events import MetricReported
 from streams.admin import declared
 from streams.producing.partitioner import partition_for
 from streams.producing.producer import Producer as Ours
@@ -164,7 +164,7 @@ def test_what_folds_write_is_read(
             "enable.partition.eof": True,
         }
     )
-    specs = [spec for spec in declared(settings) if spec.name in BY_TOPIC]
+    specs = [spec for spec in declared(settings) if spec.name in topics()]
     consumer.subscribe([settings.named(spec.name) for spec in specs])
     decode, codec = AvroDeserializer(registry), Codec()
     kinds: set[str] = set()
@@ -181,7 +181,7 @@ def test_what_folds_write_is_read(
         event = codec.decode(message.value())
         assert got == event.model_dump()
         kind = dict(message.headers() or {}).get("ce_type", type(event).__name__.encode()).decode()
-        assert BY_NAME[kind] is type(event)
+        assert event_types()[kind] is type(event)
         kinds.add(kind)
     consumer.close()
     assert kinds >= {"MetricReported", "Signal", "AnomalyDetected", "DeadLetter"}
