@@ -25,6 +25,11 @@ from streams.partitions.log import Fenced, LogUnavailable
 from streams.partitions.memory_log import MemoryLog
 
 _STEP_LIMIT = 200_000
+_WAKE_LIMIT = 100_000
+
+
+class NeverDone(Exception):
+    """Records lead to records, or wakes to wakes, without end."""
 
 
 class Crash(BaseException):
@@ -57,7 +62,9 @@ class Simulation:
     """Produce events, run the folds to the end of the log, look at what came out.
 
     `folds` makes the folds under test; `partitions` is the count of every topic. `crashes`, `faults`,
-    `fenced` and `steps` count what happened, the first two and the last by step's name.
+    `fenced` and `steps` count what happened, the first two and the last by step's name. When `orderly`,
+    wakes are given when no record is left to be folded: what comes out is then the same in each run,
+    whatever came between wakes and records.
     """
 
     def __init__(
@@ -68,9 +75,11 @@ class Simulation:
         chaos: Chaos | None = None,
         partitions: int = 3,
         snapshot_interval_s: float = 0.01,
+        codec: Codec | None = None,
+        orderly: bool = False,
     ) -> None:
         self.chaos = chaos or Chaos()
-        self.codec = Codec()
+        self.codec = codec or Codec()
         self.crashes: dict[str, int] = {}
         self.faults: dict[str, int] = {}
         self.steps: dict[str, int] = {}
@@ -80,6 +89,10 @@ class Simulation:
         self._interval_s = snapshot_interval_s
         self._elapsed = 0.0
         self._armed = True
+        self._orderly = orderly
+        self._settling = False
+        self._acted = 0
+        self._wakes: dict[tuple[str, int], float | None] = {}
         self.inputs = {t.name: t for fold in folds() for t in fold.topics}
         names = set(catalog.topics()) | {
             n for t in self.inputs for n in (topics.changelog(t), topics.ticks(t))
@@ -126,25 +139,48 @@ class Simulation:
     # --- running -----------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until every fold has folded every record, whatever happens on the way."""
+        """Until every fold has folded every record and had every wake, whatever happens on the way.
+
+        Raises NeverDone.
+        """
+        self._acted = 0
         for _ in range(_STEP_LIMIT):
-            lagging = [tp for tp in self._parts if self._lag(tp)]
-            if not lagging:
+            while lagging := [tp for tp in self._parts if self._lag(tp)]:
+                await self._act(self._random.choice(lagging))
+                self._acted += 1
+                if self._acted > _STEP_LIMIT:
+                    raise NeverDone(f"still lagging after {_STEP_LIMIT} actions")
+            self._settling = True
+            try:
+                for tp in self._parts:
+                    while not await self._guarded(self._owner_of(tp), partial(self._settle, tp)):
+                        pass
+            finally:
+                self._settling = False
+            if not any(map(self._lag, self._parts)):
+                break  # else what woke folds have written is still to be folded
+
+    async def pass_to(self, at: float) -> None:
+        """Let the broker's clock run to `at`, with a stop at each moment that a fold wants to be woken at.
+
+        Raises NeverDone.
+        """
+        for _ in range(_WAKE_LIMIT):
+            wake = min((w for w in self._wakes.values() if w is not None), default=None)
+            if wake is None or wake > at:
                 break
-            await self._act(self._random.choice(lagging))
+            self.log.now = max(self.log.now, wake)
+            await self.run()
         else:
-            raise AssertionError(f"still lagging after {_STEP_LIMIT} actions")
-        for tp in self._parts:
-            for _ in range(_STEP_LIMIT):
-                if await self._guarded(self._owner_of(tp), partial(self._settle, tp)):
-                    break
+            raise NeverDone(f"still waking after {_WAKE_LIMIT} times")
+        self.log.now = max(self.log.now, at)
 
     async def _settle(self, tp: tuple[str, int]) -> None:
         """At its partition's end, a task is given the time that it waits for."""
         task = await self._task(tp)
         while True:
             await task.idle()
-            wake = task.engine.next_wake() if task.engine else None
+            wake = self._wakes[tp] = task.engine.next_wake() if task.engine else None
             if wake is None or wake > self.log.now:
                 return
 
@@ -224,10 +260,13 @@ class Simulation:
             codec=self.codec,
             secret=b"simulation",
             step=self._step,
-            now=lambda: self.log.now,
+            now=self._now,
             monotonic=self._monotonic,
             snapshot_interval_s=self._interval_s,
         )
+
+    def _now(self) -> float:
+        return self.log.now if self._settling or not self._orderly else float("-inf")
 
     def _monotonic(self) -> float:
         self._elapsed += 0.0007  # so that a round of snapshots spreads over batches, the same ones each time
@@ -273,6 +312,12 @@ class Simulation:
             for r in self.log.records(topic, p)
         ]
         return sorted(found, key=lambda record: (record[0] or b"", record[1] or b"", record[2]))
+
+    def held(self) -> dict[tuple[str, str], Any]:
+        """State by (fold, key), as the workers have it in memory."""
+        tasks = [self._workers[self._owner_of(tp)].tasks.get(tp) for tp in self._parts]
+        slots = [slot for task in tasks if task is not None for slot in task.slots]
+        return {(slot.fold.name, key): state for slot in slots for key, state in slot.unpacked().items()}
 
     async def states(self) -> dict[tuple[str, str], Any]:
         """State by (fold, key), read from a fresh restore of every partition."""

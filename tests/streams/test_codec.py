@@ -10,6 +10,7 @@ import streams
 MAY = {
     "codec.py": "the place",
     "simulation.py": "its log is in memory, and nobody else's",
+    "testing/playing.py": "the same, with models that need not be locked yet",
 }
 
 
