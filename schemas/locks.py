@@ -73,7 +73,7 @@ def _locked(its: Added[tuple[Topic, ...]], names: dict[int, str]) -> list[Regist
             raise ConfigurationError(
                 f"the schema of {model.__name__} is not locked in {path_of(module)}", hint=command
             )
-        if versions[-1]["schema"] != avro_schema(model, namespace):
+        if _bare(versions[-1]["schema"]) != _bare(avro_schema(model, namespace)):
             raise SchemaIncompatible(
                 f"{model.__name__} differs from its newest locked schema, in {path_of(module)}", hint=command
             )
@@ -95,6 +95,13 @@ def _locked(its: Added[tuple[Topic, ...]], names: dict[int, str]) -> list[Regist
                 )
             found.append(Registered(id_, subject, number, definition, its.package))
     return found
+
+
+def _bare(schema: Any) -> Any:
+    """Without documentation: a field that takes ours over from us must not break with our next release."""
+    if isinstance(schema, dict):
+        return {name: _bare(value) for name, value in schema.items() if name != "doc"}
+    return [_bare(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def models_in(module: ModuleType) -> list[type[Event]]:

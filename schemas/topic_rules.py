@@ -16,7 +16,8 @@ from schemas.topics import TOPICS, Topic
 KINDS = ("raw", "keyed", "derived")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)+")
 _LONGEST = 150
-_OURS = {topic.name.partition(".")[0] for topic in TOPICS} | {"headwater", "reactors"}
+RESERVED = {topic.name.partition(".")[0] for topic in TOPICS} | {"headwater", "reactors"}
+"""What no topic of a package may begin with."""
 _ENDINGS = (".changelog", ".ticks", ".ledger")
 _EVENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -35,7 +36,7 @@ def topic_rules(value: Any) -> Iterator[tuple[str, str]]:
             f"topic {name!r} has no name that Kafka and others can live with",
             f"call it <package>.<what>: small letters, digits, '.', '_' and '-', {_LONGEST} at most",
         )
-    elif name.partition(".")[0] in _OURS or name.endswith(_ENDINGS):
+    elif name.partition(".")[0] in RESERVED or name.endswith(_ENDINGS):
         yield (
             (
                 f"topic {name}: names that begin with {name.partition('.')[0]}. or end in "

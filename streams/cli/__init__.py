@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from streams.cli import declared, diagnosis, events, kafka, keys, processes, quotas, upkeep
+from streams.cli import declared, diagnosis, events, kafka, keys, new, processes, quotas, upkeep
 from streams.cli.guard import Guarded
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command("kafka-tools", context_settings=kafka.UNTOUCHED)(kafka.kafka_tools)
 app.add_typer(declared.topics, name="topics")
 app.add_typer(declared.schemas, name="schemas")
 app.command()(declared.topology)
+app.add_typer(new.new, name="new")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(quotas.quotas, name="quotas")
 app.add_typer(upkeep.dead_letters, name="dead-letters")

@@ -7,8 +7,9 @@ assert sim.outputs(ErrorsPiledUp) == [...]
 sim.check()
 """
 
+from streams.extensions import require_whole
 from streams.testing.checking import Checked, CheckFailed
 from streams.testing.simulation import START, Replayed, Simulation
 from streams.testing.watching import FoldFailed
 
-__all__ = ["START", "CheckFailed", "Checked", "FoldFailed", "Replayed", "Simulation"]
+__all__ = ["START", "CheckFailed", "Checked", "FoldFailed", "Replayed", "Simulation", "require_whole"]

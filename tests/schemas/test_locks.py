@@ -81,6 +81,15 @@ def test_a_new_field_is_a_new_version_that_reads_the_old(packages: Packages) -> 
     locks.check()
 
 
+def test_words_may_change_without_locking(packages: Packages) -> None:
+    """Documentation alone is no reason to refuse a package; whoever locks it gets a version with the new words."""
+    tickets(packages)
+    change(packages, "A customer wants something.", "A customer wants something else.")
+    assert locks.survey().faults == ()
+    (locked,) = packages.lock("acme.events")
+    assert locked.startswith("TicketOpened v2 (id ")
+
+
 def test_an_incompatible_change_is_not_locked(packages: Packages) -> None:
     """What could not read earlier records is refused, and the file is left as it is."""
     tickets(packages)

@@ -36,7 +36,7 @@ COMMANDS = [
         "tail",
         "replay",
     ),
-    *("topics", "schemas", "topology", "keys", "quotas", "dead-letters"),
+    *("topics", "schemas", "topology", "new", "keys", "quotas", "dead-letters"),
 ]
 
 

@@ -1,0 +1,1 @@
+"""Packages made from templates: a start for a user's own."""
