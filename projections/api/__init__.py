@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from projections.api import agents, components, effects, events, findings, runs
+from projections.api import agents, components, effects, events, findings, rows, runs
 from projections.api.door import Door, WaitFor
 from projections.store import Store
 
@@ -23,6 +23,7 @@ def create_router(store: Store, caller: Callable[..., Any], wait_for: WaitFor) -
     router = APIRouter()
     for part in (events, components, agents, runs, findings, effects):
         router.include_router(part.routes(door))
+    router.include_router(rows.routes(door, store.views.keys() - set(VIEWS)))
     return router
 
 

@@ -21,11 +21,11 @@ from streams.producing.outgoing import Outgoing, address, prepare_control
 from streams.producing.producer import Producer
 from streams.reactors import signing
 from streams.reactors.addresses import Addresses, parsed_url, port_of
-from streams.reactors.notifier import TYPES
+from streams.reactors.notifier import TYPES, sendable
 from streams.reactors.reactor import NotActed
 from streams.secret import secret_of
 
-_TYPES = tuple(sorted(t.__name__ for t in TYPES))
+_TYPES = ", ".join(sorted(t.__name__ for t in TYPES))
 _PROBLEMS = documented(400, 401, 403, 422, 429, 503, 507)
 _PROBLEMS_OF_ONE = documented(400, 401, 403, 404, 422, 429, 503, 507)
 Project = Annotated[str | None, Field(description="For the administrator's key; others see their own.")]
@@ -39,7 +39,13 @@ class Wanted(BaseModel):
     url: Annotated[
         str, Field(min_length=1, max_length=2048, description="http or https; private addresses are refused.")
     ]
-    types: Annotated[list[str], Field(max_length=50, description=f"Of {', '.join(_TYPES)}; empty: all.")] = []
+    types: Annotated[
+        list[str],
+        Field(
+            max_length=50,
+            description=f"Of {_TYPES}, and types in derived topics of installed packages; empty: {_TYPES}.",
+        ),
+    ] = []
     severity: Annotated[e.Severity | None, Field(description="The least that is sent.")] = None
     components: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=256)]],
@@ -163,10 +169,11 @@ class _Webhooks:
     async def register(
         self, owner: _Owner, id_: str, wanted: Wanted, version: int, known: Webhook | None = None
     ) -> Registered:
-        unknown = sorted(set(wanted.types) - set(_TYPES))
+        known_types = sorted(t.__name__ for t in sendable())
+        unknown = sorted(set(wanted.types) - set(known_types))
         if unknown:
             raise InvalidEvent(
-                f"types: {', '.join(unknown)} cannot be sent", hint=f"one of {', '.join(_TYPES)}"
+                f"types: {', '.join(unknown)} cannot be sent", hint=f"one of {', '.join(known_types)}"
             )
         parsed = parsed_url(wanted.url)
         with suppress(NotActed):  # it may have an address by the time that there is something to send

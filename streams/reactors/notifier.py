@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from projections.recorded import event_json
+from schemas import catalog, topics
 from schemas import events as e
-from schemas import topics
 from schemas.envelope import Envelope, format_time
 from streams.reactors.reactor import Call, Done, Effect, NotWanted, Reactor
 from streams.secret import secret_of
@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 
 FINDINGS: Final = (topics.ANOMALIES, topics.DEAD_LETTERS)
 TYPES: Final = tuple(event for topic in FINDINGS for event in topic.events)
+"""What is sent to a webhook that names no types."""
+_OURS: Final = [event.__name__ for event in TYPES]
 _SEVERITIES: Final = ("info", "warning", "error", "critical")
+
+
+def own_findings() -> tuple[topics.Topic, ...]:
+    """Topics in which folds of packages say what they found."""
+    added = (topic for added in catalog.survey().found for topic in added.value)
+    return tuple(topic for topic in added if topic.kind == "derived")
+
+
+def sendable() -> tuple[type[e.Event], ...]:
+    """The event types that a webhook may name: ours, and what folds of packages find."""
+    return (*TYPES, *(event for topic in own_findings() for event in topic.events))
 
 
 class Notifier(Reactor):
@@ -33,9 +46,11 @@ class Notifier(Reactor):
     """
 
     name = "notifier"
-    topics = (*FINDINGS, topics.WEBHOOKS)
-    accepts = (*TYPES, e.WebhookTested)
     timeout_s = 15.0
+
+    def __init__(self) -> None:
+        self.topics = (*FINDINGS, *own_findings(), topics.WEBHOOKS)
+        self.accepts = (*sendable(), e.WebhookTested)
 
     async def open(self, settings: Settings) -> None:
         """Read the registrations."""
@@ -93,13 +108,15 @@ class Notifier(Reactor):
 
 def wants(webhook: e.WebhookRegistered, event: e.Event) -> bool:
     """Whether an event passes a webhook's filters; a filter on what an event does not have lets it pass."""
-    if webhook.types and type(event).__name__ not in webhook.types:
+    if type(event).__name__ not in (webhook.types or _OURS):
         return False
     least, severity = webhook.severity, getattr(event, "severity", None)
-    if least and severity and _SEVERITIES.index(severity) < _SEVERITIES.index(least):
+    if least and severity in _SEVERITIES and _SEVERITIES.index(severity) < _SEVERITIES.index(least):
         return False
     component = getattr(event, "component", None)
-    return not webhook.components or component is None or component.startswith(tuple(webhook.components))
+    if not webhook.components or not isinstance(component, str):
+        return True
+    return component.startswith(tuple(webhook.components))
 
 
 def message(event: e.Event, envelope: Envelope) -> bytes:

@@ -100,8 +100,8 @@ class Reactor:
     """
 
     name: ClassVar[str]
-    topics: ClassVar[tuple[Topic, ...]]
-    accepts: ClassVar[tuple[type[Event], ...]]
+    topics: tuple[Topic, ...]
+    accepts: tuple[type[Event], ...]
     emits: ClassVar[tuple[type[Event], ...]] = ()
     begins: ClassVar[Literal["start", "end"]] = "end"
     concurrency: ClassVar[int] = 4

@@ -33,6 +33,7 @@ class Environment:
             "PIP_NO_DEPS": "1",
             "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as `--no-build-isolation`
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache" / "packages"),  # the product itself is the most of it
             "COLUMNS": "200",
         }
 

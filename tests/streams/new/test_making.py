@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from streams.cli import app
 from streams.new import making
 from tests.packages import POINTS, Packages
-from tests.streams.new.environment import Environment
+from tests.streams.new.environment import ROOT, Environment
 
 
 @pytest.fixture
@@ -65,6 +67,14 @@ def test_the_readme_is_of_five_lines(runner: CliRunner) -> None:
     runner.invoke(app, ["new", "fold", "tool-errors"])
     lines = [line for line in Path("tool-errors/README.md").read_text().splitlines() if line]
     assert len(lines) == 5
+
+
+def test_the_products_readme_shows_this_fold(runner: CliRunner) -> None:
+    """What README.md shows of a fold is what is made."""
+    runner.invoke(app, ["new", "fold", "tool-errors"])
+    (shown,) = re.findall(r"(?s)```python\n(def on_event.*?)```", (ROOT / "README.md").read_text())
+    without_docstring = re.sub(r' *""".*?"""\n', "", Path("tool-errors/tool_errors/fold.py").read_text())
+    assert textwrap.indent(shown, "    ") in without_docstring
 
 
 def test_what_is_there_is_left_alone(runner: CliRunner) -> None:

@@ -13,6 +13,7 @@ import pytest
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from schemas import catalog
 from schemas import events as e
 from schemas.codec import Codec
 from schemas.envelope import Envelope
@@ -20,9 +21,10 @@ from streams.admin import ensure_topics
 from streams.gateway.app import create_app
 from streams.keys import admin_key, create
 from streams.reactors import host
-from streams.reactors.notifier import message, wants
+from streams.reactors.notifier import Notifier, message, wants
 from streams.settings import Settings
 from streams.views import follower
+from tests.packages import Packages, tickets
 from tests.streams.reactors.findings import Findings, finding
 from tests.streams.reactors.target import Target
 
@@ -248,6 +250,23 @@ def test_filters() -> None:
     assert wants(webhook.model_copy(update={"components": ["agent:", "tool:sea"]}), found)
     assert not wants(webhook.model_copy(update={"components": ["agent:"]}), found)
     assert wants(webhook.model_copy(update={"components": ["agent:"]}), letter)
+
+
+def test_findings_of_packages_are_sent_where_they_are_named(packages: Packages) -> None:
+    """Derived topics of packages are read; their types go to the webhooks that name them, and to no others."""
+    tickets(packages)
+    notifier = Notifier()
+    assert [topic.name for topic in notifier.topics] == [
+        "anomalies", "headwater.dead-letters", "acme.piles", "headwater.webhooks",
+    ]  # fmt: skip
+    piled = catalog.event_types()["TicketsPiledUp"]
+    assert piled in notifier.accepts
+    found = piled.model_validate({"customer": "anna", "tickets": 3})
+    webhook = e.WebhookRegistered(webhook_id="w", url="https://a.test/")
+    assert not wants(webhook, found)
+    own = webhook.model_copy(update={"types": ["TicketsPiledUp"], "severity": "error", "components": ["a"]})
+    assert wants(own, found)
+    assert not wants(own, finding(1))
 
 
 def test_bytes_of_a_dead_letter_are_base64() -> None:
