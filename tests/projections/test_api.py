@@ -361,7 +361,7 @@ def test_the_openapi_document_is_whole(app: FastAPI) -> None:
     """OpenAPI 3.1; every operation documents its problems as problem+json, and has typed answers."""
     document = app.openapi()
     assert document["openapi"].startswith("3.1")
-    assert len(document["paths"]) == 12
+    assert len(document["paths"]) == 13
     for path, operations in document["paths"].items():
         responses = operations["get"]["responses"]
         assert {"200", "400", "401", "403", "422", "503", "504"} <= set(responses), path
