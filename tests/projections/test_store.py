@@ -197,7 +197,7 @@ def test_a_built_generation_takes_the_place_of_the_live_one(new_database: NewDat
     live = rows(store, "events")
     ends = store.live("events")[1]
     generation = store.begin_build("events")
-    mine = [x for x in log.entries if x.topic in {t.name for t in Events.topics}]
+    mine = [x for x in log.entries if x.topic in {t.name for t in Events().topics}]
     store.apply("events", generation, mine[:100], {}, {})
     assert rows(store, "events") == live
     assert not store.swap("events", generation, ends)

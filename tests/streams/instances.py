@@ -48,7 +48,9 @@ class Instance:
         os.set_blocking(ours, False)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streams", "up", "--no-simulate"],
-            env=self.environment | {"TERM": "xterm"},
+            # COLUMNS and LINES of whoever runs the tests would go before the terminal's own size.
+            env={k: v for k, v in self.environment.items() if k not in ("COLUMNS", "LINES")}
+            | {"TERM": "xterm"},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -175,11 +175,11 @@ async def test_a_deadline_passes_with_a_clear_answer(settings: Settings) -> None
         with pytest.raises(DeadlineExceeded, match=r"folds to read agent\.messages"):
             await wait_for(position, "components", 1)
         with pytest.raises(BadToken, match="no topic nowhere"):
-            await wait_for({"nowhere": {0: 1}}, "runs", 1)
+            await wait_for({"nowhere": {0: 1}}, "runs", 10)
         with pytest.raises(BadToken, match="no partition 7"):
-            await wait_for({"agent.runs": {7: 1}}, "runs", 1)
+            await wait_for({"agent.runs": {7: 1}}, "runs", 10)
         with pytest.raises(BadToken, match="ends at 0"):
-            await wait_for({"agent.runs": {0: 9}}, "runs", 1)
+            await wait_for({"agent.runs": {0: 9}}, "runs", 10)
 
 
 async def test_killed_again_and_again_counts_once(settings: Settings) -> None:
