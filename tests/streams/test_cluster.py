@@ -27,18 +27,12 @@ from streams.partitions.log import Send
 from streams.partitions.stable import stable_position
 from streams.producing.producer import Outgoing, Producer
 from streams.settings import Settings
-from tests.streams.cluster import Cluster, Node, startup_cache
+from tests.streams.cluster import Cluster, Node
 from tests.streams.deployment import Deployment, settings_of
 from tests.streams.undisturbed import compare, inputs, lag, views_have_read_it
 
 CAUGHT_UP_S = 30.0
 """After the last disturbance, folds and views have read everything within this time."""
-
-
-@pytest.fixture(scope="module")
-def jvm(pytestconfig: pytest.Config) -> tuple[str, ...]:
-    """Options with which nodes start quickly; made once for this folder."""
-    return asyncio.run(startup_cache(pytestconfig.cache.mkdir("kafka")))
 
 
 async def until(condition: Callable[[], Awaitable[object]], timeout_s: float, what: str) -> None:
@@ -192,23 +186,21 @@ async def scenario(
         await cluster.stop()
 
 
-async def test_a_broker_dies_and_all_are_restarted(tmp_path: Path, jvm: tuple[str, ...]) -> None:
+async def test_a_broker_dies_and_all_are_restarted(tmp_path: Path) -> None:
     """One node is killed, then all are restarted in turn, under load: as if nothing had happened."""
 
     async def disturb(nodes: Disturbance) -> None:
         await nodes.kill_any()
         await nodes.roll()
 
-    cluster = Cluster(tmp_path / "kafka", settings={"broker.session.timeout.ms": 5_000}, jvm=jvm)
+    cluster = Cluster(tmp_path / "kafka", settings={"broker.session.timeout.ms": 5_000})
     await scenario(tmp_path, cluster, 1, disturb, per_second=50, partitions=4)
 
 
 @pytest.mark.prove
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(4))
-async def test_brokers_die_and_are_restarted_again_and_again(
-    tmp_path: Path, jvm: tuple[str, ...], seed: int
-) -> None:
+async def test_brokers_die_and_are_restarted_again_and_again(tmp_path: Path, seed: int) -> None:
     """Twelve kills, half of them of a transaction's coordinator, and three rolling restarts leave no trace."""
 
     async def disturb(nodes: Disturbance) -> None:
@@ -218,7 +210,7 @@ async def test_brokers_die_and_are_restarted_again_and_again(
                 await nodes.kill_any()
             await nodes.roll()
 
-    await scenario(tmp_path, Cluster(tmp_path / "kafka", jvm=jvm), seed, disturb)
+    await scenario(tmp_path, Cluster(tmp_path / "kafka"), seed, disturb)
 
 
 class Asked:
@@ -280,14 +272,12 @@ class Asked:
 
 
 @pytest.mark.prove
-async def test_a_position_is_never_older_than_what_was_committed(
-    tmp_path: Path, jvm: tuple[str, ...]
-) -> None:
+async def test_a_position_is_never_older_than_what_was_committed(tmp_path: Path) -> None:
     """A coordinator that has just taken over: asked as aiokafka asks it tells old positions, as we do none.
 
     Were ours old, a partition would be folded again from there, and its outputs written twice.
     """
-    cluster = Cluster(tmp_path / "kafka", jvm=jvm)
+    cluster = Cluster(tmp_path / "kafka")
     await cluster.start()
     try:
         settings = Settings(data=tmp_path, kafka=cluster.bootstrap())
