@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from schemas.avro_models import check_backward
 from schemas.errors import ConfigurationError, SchemaIncompatible
+from schemas.locks import FIRST
 from schemas.registry import Registered, Registry
 from streams.authority.confluent import SchemaRegistry
 
@@ -17,7 +18,7 @@ class Unregistered(ConfigurationError):
 
 
 class Found(NamedTuple):
-    """The committed versions that a registry has, with its ids, and those that it lacks, oldest id first."""
+    """The committed versions that a registry has, with its ids, and those that it lacks, the oldest first."""
 
     known: Registry
     lacking: list[Registered]
@@ -44,7 +45,7 @@ async def find(registry: SchemaRegistry, committed: Registry) -> Found:
         else:
             known.append(replace(r, id=schema_id))
     _refuse_shared_ids(known)
-    return Found(Registry(known), sorted(lacking, key=lambda r: r.id))
+    return Found(Registry(known), sorted(lacking, key=_order))
 
 
 async def register(registry: SchemaRegistry, lacking: Sequence[Registered]) -> list[str]:
@@ -74,6 +75,13 @@ async def register(registry: SchemaRegistry, lacking: Sequence[Registered]) -> l
         schema_id = await registry.register(r.subject, r.definition)
         added.append(f"{r.name} v{r.version} (id {schema_id})")
     return added
+
+
+def _order(registered: Registered) -> tuple[int, str, int]:
+    """Ours as their ids were given; then packages', whose ids are in no order."""
+    if registered.package is None:
+        return registered.id, "", 0
+    return FIRST, registered.subject, registered.version
 
 
 def _refuse_shared_ids(known: Sequence[Registered]) -> None:

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from schemas import catalog
 from schemas.codec import Codec
-from schemas.errors import ConfigurationError, SchemaIncompatible
+from schemas.errors import ConfigurationError, DecodeError, SchemaIncompatible
 from schemas.events import DeadLetter
+from schemas.locks import FIRST
 from schemas.registry import Registered, Registry, load
 from streams.authority.confluent import SchemaRegistry
 from streams.authority.issued import COMMITTED, as_issued, issued_ids
 from streams.authority.registering import find
 from streams.authority.settle import remember, settle
-from streams.codec import ids_of
+from streams.codec import codec_of, ids_of
 from streams.settings import Settings
+from tests.packages import Packages, tickets
 from tests.streams.authority.apicurio import Door, count_from
 
 COMMITTED_IDS = load()
@@ -48,6 +51,34 @@ async def test_an_empty_registry_gets_all_in_order(door: Door, settings: Setting
     again, nothing = await settle(settings)
     assert nothing == []
     assert again.by_id == ids.by_id == (await ids_of(settings)).by_id
+
+
+async def test_schemas_of_packages_come_after_ours(
+    door: Door, settings: Settings, packages: Packages
+) -> None:
+    """Each of their versions in its order, under the package's name; the registry's ids are written and read."""
+    tickets(packages)
+    path = packages.folder / "acme" / "events.py"
+    for name in "bcdef":  # so many that their ids, made of them, do not happen to ascend
+        path.write_text(path.read_text().replace("    text: str", f'    {name}: str = ""\n    text: str'))
+        packages.find_anew()
+        packages.lock("acme.events")
+    ids, added = await settle(settings)
+    assert [line.split(" (")[0] for line in added[len(COMMITTED_IDS.by_id) :]] == [
+        *(f"TicketOpened v{n}" for n in range(1, 7)),
+        "TicketsPiledUp v1",
+    ]
+    assert door.http.get("/subjects/acme.TicketOpened/versions").json() == [1, 2, 3, 4, 5, 6]
+    await remember(settings, ids)
+    event = catalog.event_types()["TicketsPiledUp"].model_validate({"customer": "anna", "tickets": 3})
+    codec = await codec_of(settings)
+    value = codec.encode(event)
+    assert int.from_bytes(value[1:5]) == ids.named("TicketsPiledUp")[0].id < FIRST
+    assert codec.decode(value) == event
+    packages.remove("acme-tickets")
+    assert (await settle(settings))[1] == []
+    with pytest.raises(DecodeError, match=r"acme\.TicketsPiledUp, which is not installed here"):
+        (await codec_of(settings)).decode(value)
 
 
 async def test_ids_may_be_large(apicurio: str, door: Door, settings: Settings) -> None:
