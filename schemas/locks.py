@@ -52,10 +52,10 @@ def survey() -> Survey[list[Registered]]:
     """The locked schemas of each package, and what is wrong with the rest."""
     found: list[Added[list[Registered]]] = []
     faults: list[Fault] = []
-    names: dict[int, str] = {}
+    given: dict[int, Registered] = {}
     for its in catalog.survey().found:
         try:
-            locked = _locked(its, names)
+            locked = _locked(its, given)
         except (ConfigurationError, SchemaIncompatible) as error:
             faults.append(Fault(its.package, f"{its.at}: {error.message}", error.hint))
         else:
@@ -63,7 +63,7 @@ def survey() -> Survey[list[Registered]]:
     return Survey(tuple(found), tuple(faults))
 
 
-def _locked(its: Added[tuple[Topic, ...]], names: dict[int, str]) -> list[Registered]:
+def _locked(its: Added[tuple[Topic, ...]], given: dict[int, Registered]) -> list[Registered]:
     module = import_module(its.at.partition(":")[0])
     lock, namespace = read(path_of(module)), catalog.namespace_of(its.at)
     command = f"run `headwater schemas lock {module.__name__}`, and keep the file with the code"
@@ -87,13 +87,15 @@ def _locked(its: Added[tuple[Topic, ...]], names: dict[int, str]) -> list[Regist
                     f"{path_of(module)}: {name} version {number} is another schema than its id {id_} says",
                     hint="the file was changed by hand: restore it from the package's history",
                 )
-            what = f"{subject} version {number}"
-            if names.setdefault(id_, what) != what:
+            registered = Registered(id_, subject, number, definition, its.package)
+            other = given.setdefault(id_, registered)
+            if other.definition != definition:  # equal ones are a change that was taken back
                 raise ConfigurationError(
-                    f"{what} and {names[id_]} have the same id {id_} by chance, one in a thousand millions",
+                    f"{subject} version {number} and {other.subject} version {other.version} have the same id "
+                    f"{id_} by chance, one in a thousand millions",
                     hint=f"change the docstring of one of them and lock it anew: {command}",
                 )
-            found.append(Registered(id_, subject, number, definition, its.package))
+            found.append(registered)
     return found
 
 

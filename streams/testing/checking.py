@@ -65,6 +65,8 @@ def check(folds: Sequence[Fold[Any]], start: float, steps: Sequence[Step], runs:
 def _elsewhere(folds: Sequence[Fold[Any]], start: float, steps: Sequence[Step]) -> dict[str, Any]:
     """What remains of an undisturbed run in a new process."""
     try:
+        if any(type(fold).__module__ == "__main__" for fold in folds):
+            raise pickle.PicklingError("their module is the program itself")
         told = pickle.dumps((folds, start, list(steps)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise CheckFailed(

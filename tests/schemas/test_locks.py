@@ -81,6 +81,29 @@ def test_a_new_field_is_a_new_version_that_reads_the_old(packages: Packages) -> 
     locks.check()
 
 
+def test_a_change_may_be_taken_back(packages: Packages) -> None:
+    """The third version is the first again, with its id; records of all three are read."""
+    tickets(packages)
+
+    def written(**fields: object) -> bytes:
+        return Codec().encode(catalog.event_types()["TicketOpened"].model_validate(fields))
+
+    first = written(customer="anna")
+    change(packages, '    text: str = ""\n', '    text: str = ""\n    urgent: bool = False\n')
+    packages.lock("acme.events")
+    second = written(customer="ben", urgent=True)
+    change(packages, "    urgent: bool = False\n", "")
+    packages.lock("acme.events")
+    assert locks.survey().faults == ()
+    locks.check()
+    assert written(customer="anna") == first
+    codec = Codec()
+    assert [codec.decode(value).model_dump() for value in (first, second)] == [
+        {"customer": "anna", "text": ""},
+        {"customer": "ben", "text": ""},
+    ]
+
+
 def test_words_may_change_without_locking(packages: Packages) -> None:
     """Documentation alone is no reason to refuse a package; whoever locks it gets a version with the new words."""
     tickets(packages)
