@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Column, Connection, Index, MetaData, Table
 
 from projections.columns import TEXT
-from projections.merging import keep_first
+from projections.merging import Row, keep_first
 from projections.recorded import event_json, recorded, recorded_columns
 from projections.view import Entry, Tables, View
 from schemas.catalog import topics
@@ -49,17 +49,17 @@ class Events(View):
 
     def apply(self, connection: Connection, tables: Tables, batch: Sequence[Entry]) -> None:
         """Insert events that are not there yet."""
-        rows = [
-            recorded(entry)
-            | {
-                "type": entry.envelope.type,
-                "key": entry.key,
-                "subject": entry.envelope.subject,
-                "traceparent": entry.envelope.traceparent,
-                "clock": entry.envelope.clock,
-                "producer_key": entry.producer_key,
-                "data": event_json(entry.event),
-            }
-            for entry in batch
-        ]
-        keep_first(connection, tables["events"], rows)
+        keep_first(connection, tables["events"], [row_of(entry) for entry in batch])
+
+
+def row_of(entry: Entry) -> Row:
+    """An event's row; `data` is JSON."""
+    return recorded(entry) | {
+        "type": entry.envelope.type,
+        "key": entry.key,
+        "subject": entry.envelope.subject,
+        "traceparent": entry.envelope.traceparent,
+        "clock": entry.envelope.clock,
+        "producer_key": entry.producer_key,
+        "data": event_json(entry.event),
+    }

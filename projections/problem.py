@@ -87,10 +87,8 @@ def respond(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem+json answer. `kind` is an error's name, such as `DeadlineExceeded`."""
-    name = re.sub(r"(?<!^)(?=[A-Z])", "-", kind).lower()
     problem = Problem(
-        type=f"urn:headwater:problem:{name}",
-        title=name.replace("-", " ").capitalize(),
+        **in_words(kind),
         status=status,
         detail=detail,
         instance=request.url.path,
@@ -98,6 +96,12 @@ def respond(
         errors=errors or [],
     )
     return JSONResponse(problem.model_dump(), status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def in_words(kind: str) -> dict[str, str]:
+    """Type and title of a problem that is an error of that name."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "-", kind).lower()
+    return {"type": f"urn:headwater:problem:{name}", "title": name.replace("-", " ").capitalize()}
 
 
 def _takes(app: FastAPI, request: Request) -> str:

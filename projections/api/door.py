@@ -128,9 +128,9 @@ def within(column: ColumnElement[float], question: Period) -> list[ColumnElement
     """Conditions of a period."""
     conditions = []
     if question.since is not None:
-        conditions.append(column >= _seconds(question.since))
+        conditions.append(column >= seconds(question.since))
     if question.until is not None:
-        conditions.append(column < _seconds(question.until))
+        conditions.append(column < seconds(question.until))
     return conditions
 
 
@@ -144,5 +144,6 @@ def starts_with(column: ColumnElement[str], prefix: str) -> list[ColumnElement[b
     return [column >= prefix, column < prefix + "\U0010ffff"]
 
 
-def _seconds(value: datetime) -> float:
+def seconds(value: datetime) -> float:
+    """Since 1970; without a zone it is UTC."""
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()

@@ -1,19 +1,37 @@
-"""GET /v1/events: every raw and derived event, by what it is known by."""
+"""GET /v1/events: every raw and derived event, by what it is known by; in pages, or followed."""
 
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, model_validator
 from sqlalchemy import ColumnElement, Row, func, select
+from starlette.responses import Response
 
 from projections.access import Caller
 from projections.api.door import PROBLEMS, Door, Moment, Page, Period, Text, moment, within
+from projections.columns import without_nul
+from projections.events import Events, row_of
 from projections.paging import page
+from projections.problem import documented
 from projections.store import Reading
+from projections.view import Entry
 
 _MOST = 2**63 - 1
 _SELECTIVE = ("partition", "correlation_id", "key", "type", "topic", "producer_key")
+STREAM = "text/event-stream"
+_OF_STREAMS = {"project", "topic", "type", "key", "correlation_id", "producer_key", "since", "last_event_id"}
+_ANSWER: dict[str, Any] = {
+    "description": "A page; or, with `Accept: text/event-stream`, each event as a message, without end.",
+    "content": {
+        STREAM: {
+            "schema": {"type": "string"},
+            "example": 'event: AnomalyDetected\ndata: {"id":"…","type":"AnomalyDetected",…}\nid: eyJhbm9t…\n\n',
+        }
+    },
+}
 
 
 class EventItem(BaseModel):
@@ -43,7 +61,10 @@ class EventItem(BaseModel):
 
 
 class EventsQuestion(Period):
-    """Filters of events. With `partition` the order is by offset, else by time."""
+    """Filters of events. With `partition` the order is by offset, else by time.
+
+    A stream takes the filters from `topic` to `producer_key`, and begins where `last_event_id` or `since` says.
+    """
 
     topic: Text | None = None
     type: Text | None = None
@@ -60,6 +81,10 @@ class EventsQuestion(Period):
     order: Annotated[
         Literal["oldest", "newest"], Field(description="Which come first; by offset always the oldest.")
     ] = "oldest"
+    last_event_id: Annotated[
+        str | None,
+        Field(description="Of a stream: as the header `Last-Event-ID`, for clients that cannot set that."),
+    ] = None
 
     @model_validator(mode="after")
     def _whole_position(self) -> Self:
@@ -68,6 +93,10 @@ class EventsQuestion(Period):
         if self.offset is not None and self.partition is None:
             raise ValueError("offset needs a topic and a partition")
         return self
+
+
+Follow = Callable[[Request, Caller, EventsQuestion, str | None], Awaitable[Response]]
+"""(request, caller, question, id of the last event that the client has): an answer in `text/event-stream`."""
 
 
 def events_page(reading: Reading, project: str, question: EventsQuestion) -> Page[EventItem]:
@@ -109,18 +138,69 @@ def event_item(row: Row[Any]) -> EventItem:
     return EventItem(**values | {"time": moment(row.time), "data": orjson.loads(row.data)})
 
 
-def routes(door: Door) -> APIRouter:
-    """The routes of events."""
-    router = APIRouter(tags=["events"])
+def item_of(entry: Entry) -> dict[str, Any]:
+    """An event, for orjson, as `event_item` gives it once the view has read it."""
+    row = row_of(entry)
+    item = {name: row[name] for name in EventItem.model_fields}
+    for name, value in item.items():
+        if type(value) is str and "\x00" in value:
+            item[name] = without_nul(value)
+    return item | {"time": moment(entry.time), "data": orjson.Fragment(row["data"])}
 
-    @router.get("/v1/events", responses=PROBLEMS)
+
+def routes(door: Door, follow: Follow | None) -> APIRouter:
+    """The routes of events; without `follow` there are pages only."""
+    router = APIRouter(tags=["events"])
+    topics = Events().topics
+    names = {"topic": {t.name for t in topics}, "type": {e.__name__ for t in topics for e in t.events}}
+
+    @router.get(
+        "/v1/events",
+        response_model=Page[EventItem],
+        responses=PROBLEMS if follow is None else PROBLEMS | documented(410) | {200: _ANSWER},
+    )
     async def list_events(
-        question: Annotated[EventsQuestion, Query()], caller: Annotated[Caller, Depends(door.caller)]
-    ) -> Page[EventItem]:
-        """Events of a project, a page at a time."""
+        request: Request,
+        question: Annotated[EventsQuestion, Query()],
+        caller: Annotated[Caller, Depends(door.caller)],
+        last_event_id: Annotated[
+            str | None,
+            Header(
+                alias="Last-Event-ID",
+                description="Of a stream: go on after the event with this id. A page's `position` does as well.",
+            ),
+        ] = None,
+    ) -> Page[EventItem] | Response:
+        """Events of a project, a page at a time; or, with `Accept: text/event-stream`, as they are committed.
+
+        A stream gives each event from now on, from `since` on (by the time at which it was written), or
+        after the one with the given id, in the order of each partition. A message's `data` is an item of a
+        page, `id` says where to resume. An event that its producer delivered twice comes twice. A message
+        `end` says why the server ends a stream.
+        """
+        if follow is not None and _wants_stream(request):
+            _refuse(question.model_fields_set - _OF_STREAMS, "is of pages, not of streams")
+            for name, known in names.items():  # a stream of what cannot come would be silent for ever
+                if getattr(question, name) not in (None, *known):
+                    _refuse([name], f"is none of {', '.join(sorted(known))}")
+            return await follow(request, caller, question, last_event_id or question.last_event_id)
+        _refuse(question.model_fields_set & {"last_event_id"}, f"is of streams: send `Accept: {STREAM}`")
         found, position = await door.answer(
             caller, question, ["events"], lambda reading, project: events_page(reading, project, question)
         )
         return found.model_copy(update={"position": position})
 
     return router
+
+
+def _wants_stream(request: Request) -> bool:
+    accepted = request.headers.get("accept", "").split(",")
+    return any(part.partition(";")[0].strip().lower() == STREAM for part in accepted)
+
+
+def _refuse(names: Iterable[str], why: str) -> None:
+    flaws = [
+        {"type": "value_error", "loc": ("query", name), "msg": f"{name} {why}"} for name in sorted(names)
+    ]
+    if flaws:
+        raise RequestValidationError(flaws)

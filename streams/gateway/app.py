@@ -16,11 +16,13 @@ from projections.catalog import views
 from projections.store import Store
 from schemas.codec import Codec
 from schemas.errors import ConfigurationError
+from streams.following.feed import Feed
 from streams.gateway import health, produce, registry, webhooks
 from streams.gateway.auth import Guard
 from streams.gateway.body import BodyTooSlow, NotJson, UnsupportedMediaType
 from streams.gateway.correlation import Correlation
 from streams.gateway.document import describe_events
+from streams.gateway.following import Following
 from streams.gateway.quotas import Quotas
 from streams.keys import Keyring, admin_key
 from streams.keys.uses import Uses
@@ -35,13 +37,15 @@ DEADLINE_S = 5.0
 _ABOUT = """\
 Events in, answers out. Every call under `/v1` carries an API key: `Authorization: Bearer <key>`.
 Errors are `application/problem+json` (RFC 9457). Lists come in pages: follow `next`.
-An answer says in `position` what it reflects; send a token as `at_least` to see no older one."""
+An answer says in `position` what it reflects; send a token as `at_least` to see no older one.
+With `Accept: text/event-stream`, `GET /v1/events` gives each event as it comes."""
 
 
 def create_app(settings: Settings, codec: Codec) -> FastAPI:
     """The gateway of one instance. Connects to Kafka and the views' database when first needed.
 
     `codec` has the schema ids in force; they are compared with the log's before the first event is written.
+    `state.following` has the event streams, for the server to end them when it stops.
 
     Raises ConfigurationError where the API key cannot be made or read.
     """
@@ -52,6 +56,7 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
     known = views()
     store = Store(settings.database_url, known)
     offsets = KafkaOffsets(settings, [topic for view in known for topic in view.topics])
+    following = Following(Feed(settings, offsets), guard)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +66,7 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
         finally:
             keeping.cancel()
             await asyncio.to_thread(uses.flush)
+            await following.feed.close()
             await producer.stop()
             await offsets.close()
             store.close()
@@ -73,6 +79,7 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
         redoc_url=None,
         static_url="/docs-static",
     )
+    app.state.following = following
     app.add_middleware(Correlation)
     problem.install(
         app,
@@ -89,7 +96,7 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
     quotas = Quotas(settings, keyring)
     app.include_router(produce.routes(producer, guard, quotas))
     app.include_router(webhooks.routes(producer, guard, store, quotas))
-    app.include_router(create_router(store, guard.caller, Freshness(store, offsets)))
+    app.include_router(create_router(store, guard.caller, Freshness(store, offsets), following))
     app.include_router(registry.routes(codec.registry, guard))
     app.include_router(health.routes(settings, guard))
     describe_events(app)

@@ -60,6 +60,14 @@ class Guard:
 
         return tool
 
+    def refusal(self, request: Request, caller: Caller) -> str | None:
+        """Why the key that a request came with is not this caller's any more; None: it is."""
+        key = _bearer(request) or ""
+        identity = self._keyring.identify(key)
+        if identity is None:
+            return self._keyring.refusal(key).sentence
+        return None if identity.caller == caller else "this API key may do other things now"
+
     async def _identify(self, request: Request, key: str | None, *, basic: bool = False) -> Caller:
         identity = self._keyring.identify(key) if key is not None else None
         if identity is None:

@@ -32,7 +32,7 @@ _REQUESTS = Counter(
 )
 _SECONDS = Histogram(
     "headwater_http_seconds",
-    "Time to the last byte of an answer.",
+    "Time to the last byte of an answer; event streams are left out.",
     ["method", "route"],
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, _SLOWEST_BUCKET_S),
     registry=REGISTRY,
@@ -97,8 +97,9 @@ def identify(headers: Headers) -> tuple[str, str]:
 def _report(scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "unknown")
     _REQUESTS.labels(scope["method"] if route != "unknown" else "any", route, status).inc()
-    _SECONDS.labels(scope["method"] if route != "unknown" else "any", route).observe(seconds)
     state = scope["state"]
+    if not state.get("streamed"):
+        _SECONDS.labels(scope["method"] if route != "unknown" else "any", route).observe(seconds)
     refused = {"refused": state["refused"]} if "refused" in state else {}
     if refused:
         _REFUSALS.labels(state["refused"]).inc()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import structlog
 import uvicorn
@@ -28,7 +29,13 @@ log = structlog.get_logger()
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the process's host."""
+    """Leaves signals to the process's host, and can end a connection without waiting for its client."""
+
+    def hang_up(self, client: Any) -> None:
+        """End the connection of a client, known by its address."""
+        for connection in list(self.server_state.connections):
+            if getattr(connection, "client", None) == client:
+                connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -47,8 +54,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     except DatabaseUnavailable as error:  # it may come: until then there is 503
         log.warning("serve.no_database", why=str(error))
     with _bound(settings.port) as listening:
+        app = create_app(settings, bare_codec(settings, await ids_of(settings)))
         config = uvicorn.Config(
-            create_app(settings, bare_codec(settings, await ids_of(settings))),
+            app,
             log_config=None,
             access_log=False,  # streams.gateway.correlation logs each request
             server_header=False,
@@ -58,6 +66,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             limit_concurrency=_MOST_CONNECTIONS,
         )
         server = _Server(config)
+        app.state.following.hang_up = server.hang_up
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -72,6 +81,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             status.set("stopping")
         finally:
             stopping.cancel()
+            app.state.following.feed.stop()
             server.should_exit = True
             await serving
 

@@ -25,7 +25,7 @@ from streams.settings import Settings
 from streams.supervision.metrics import REGISTRY
 from streams.supervision.status import ProcessStatus
 from streams.views.rebuild import ViewInfo, list_views, rebuild
-from streams.views.source import Batch, Decoder, Source, partition_counts
+from streams.views.source import Batch, Decoder, partition_counts, view_source
 
 __all__ = ["Follower", "ViewInfo", "list_views", "rebuild", "run"]
 
@@ -98,7 +98,7 @@ class Follower:
 
     async def _session(self, stop: asyncio.Event) -> None:
         generation, offsets = await self._thread(lambda: self._store.live(self.view.name))
-        source = Source(self._settings, self.view, self._counts)
+        source = view_source(self._settings, self.view, self._counts)
         silent = False
         try:
             await source.open(offsets)

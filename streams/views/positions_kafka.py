@@ -1,4 +1,4 @@
-"""What `at_least` asks Kafka: how far the folds' group is, and where topics end."""
+"""What `at_least` and streams ask Kafka: how far the folds' group is, and where topics begin and end."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ PROBE_S = 0.5
 _POLL_MS = 50
 
 T = TypeVar("T")
+Question = Callable[[AIOKafkaConsumer, list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 log = structlog.get_logger()
 
 
@@ -45,20 +46,21 @@ class KafkaOffsets:
 
     async def ends(self, names: Iterable[str]) -> dict[Place, int]:
         """The ends of topics, open transactions included. Raises BadToken where there is no such topic."""
-        wanted = sorted(set(names))
-        unknown = [name for name in wanted if name not in self._known]
-        if unknown:
-            raise BadToken(f"there is no topic {', '.join(unknown)}", hint="send a token of ours")
+        return await self._of_topics(names, lambda client, tps: client.end_offsets(tps))
 
-        async def ask() -> dict[Place, int]:
-            missing = [self._known[name] for name in wanted if name not in self._counts]
-            if missing:
-                self._counts |= await partition_counts(self._settings, missing)
-            places = [(name, p) for name in wanted for p in range(self._counts[name])]
-            ends = await (await self._client()).end_offsets([self._tp(place) for place in places])
-            return {place: ends[self._tp(place)] for place in places}
+    async def starts(self, names: Iterable[str]) -> dict[Place, int]:
+        """The first offsets that the log still has. Raises BadToken where there is no such topic."""
+        return await self._of_topics(names, lambda client, tps: client.beginning_offsets(tps))
 
-        return await self._answered(ask) if wanted else {}
+    async def since(self, names: Iterable[str], seconds: float) -> dict[Place, int]:
+        """The first offsets that the broker wrote then (since 1970) or later, else the ends. Raises BadToken."""
+
+        async def ask(client: AIOKafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+            ends: dict[TopicPartition, int] = await client.end_offsets(tps)
+            found = await client.offsets_for_times(dict.fromkeys(tps, max(0, int(seconds * 1000))))
+            return {tp: ends[tp] if found[tp] is None else found[tp].offset for tp in tps}
+
+        return await self._of_topics(names, ask)
 
     async def pending(self, wanted: Mapping[Place, int]) -> dict[Place, int]:
         """The places, with the offset wanted, below which the group has not handled everything.
@@ -88,6 +90,22 @@ class KafkaOffsets:
             if consumer is not None:
                 await close(consumer)
         self._group = self._probe = None
+
+    async def _of_topics(self, names: Iterable[str], question: Question) -> dict[Place, int]:
+        wanted = sorted(set(names))
+        unknown = [name for name in wanted if name not in self._known]
+        if unknown:
+            raise BadToken(f"there is no topic {', '.join(unknown)}", hint="send a token of ours")
+
+        async def ask() -> dict[Place, int]:
+            missing = [self._known[name] for name in wanted if name not in self._counts]
+            if missing:
+                self._counts |= await partition_counts(self._settings, missing)
+            places = [(name, p) for name in wanted for p in range(self._counts[name])]
+            answer = await question(await self._client(), [self._tp(place) for place in places])
+            return {place: answer[self._tp(place)] for place in places}
+
+        return await self._answered(ask) if wanted else {}
 
     async def _holding_records(self, ranges: Mapping[Place, tuple[int | None, int]]) -> set[Place]:
         """The places with a committed record in their range; those that did not tell in time, too."""

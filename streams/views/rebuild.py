@@ -19,7 +19,7 @@ from projections.trouble import TROUBLE, explaining
 from projections.view import Place, View
 from streams.codec import codec_of
 from streams.settings import Settings
-from streams.views.source import Decoder, Source, partition_counts
+from streams.views.source import Decoder, Source, partition_counts, view_source
 
 NEAR = 20_000
 """So many offsets behind, the rebuild asks the live view to wait, and overtakes it."""
@@ -92,13 +92,13 @@ async def rebuild(
     started = time.monotonic()
     counts = await partition_counts(settings, view.topics)
     store = Store(settings.database_url, [view])
-    source = Source(settings, view, counts)
+    source = view_source(settings, view, counts)
     try:
         with explaining(store.url):
             generation = await asyncio.to_thread(store.begin_build, view.name)
             try:
                 await source.open({})
-                events, skipped = await _replay(settings, store, source, generation, progress)
+                events, skipped = await _replay(settings, store, view.name, source, generation, progress)
             except BaseException:
                 with contextlib.suppress(*TROUBLE):  # the next rebuild drops it
                     await asyncio.to_thread(store.drop_build, view.name, generation)
@@ -113,10 +113,14 @@ async def rebuild(
 
 
 async def _replay(
-    settings: Settings, store: Store, source: Source, generation: int, progress: Progress | None
+    settings: Settings,
+    store: Store,
+    name: str,
+    source: Source,
+    generation: int,
+    progress: Progress | None,
 ) -> tuple[int, int]:
     decoder = Decoder(await codec_of(settings), keep_bytes=0)
-    name = source.view.name
     events = skipped = 0
     begin = sum(source.position.values())
     final: dict[Place, int] | None = None

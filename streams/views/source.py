@@ -1,4 +1,4 @@
-"""What a view reads: its topics' partitions, assigned by hand, from offsets that SQL remembers."""
+"""What a view or a stream reads: partitions assigned by hand, from offsets that somebody remembers."""
 
 from __future__ import annotations
 
@@ -60,18 +60,36 @@ async def partition_counts(settings: Settings, topics: Iterable[Topic]) -> dict[
     return counts
 
 
-class Source:
-    """Reads committed records of a view's topics; one consumer without a group."""
+def view_source(settings: Settings, view: View, counts: dict[str, int]) -> Source:
+    """What a view reads; `counts` are its topics' partitions."""
+    places = [(topic.name, p) for topic in view.topics for p in range(counts[topic.name])]
+    hint = f"`headwater views rebuild {view.name}` makes it anew from what the log has"
+    return Source(settings, places, reader=f"view {view.name}", hint=hint)
 
-    def __init__(self, settings: Settings, view: View, counts: dict[str, int]) -> None:
-        self.view = view
+
+class Source:
+    """Reads committed records of places; one consumer without a group.
+
+    `reader` and `hint` say who it is, and what to do, where the log does not have what comes next.
+    A batch has at most `batch_records`; Kafka answers after `wait_ms` at the latest.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        places: Iterable[Place],
+        *,
+        reader: str,
+        hint: str,
+        batch_records: int = BATCH_RECORDS,
+        fetch_bytes: int = 8 * 1024 * 1024,
+        wait_ms: int = 2_000,
+    ) -> None:
         self.position: dict[Place, int] = {}
         self._settings = settings
-        self._places: dict[TopicPartition, Place] = {
-            TopicPartition(settings.named(topic.name), partition): (topic.name, partition)
-            for topic in view.topics
-            for partition in range(counts[topic.name])
-        }
+        self._reader, self._hint = reader, hint
+        self._batch_records = batch_records
+        self._places = {TopicPartition(settings.named(topic), p): (topic, p) for topic, p in places}
         self._consumer = AIOKafkaConsumer(
             **client_options(settings),
             group_id=None,
@@ -79,10 +97,11 @@ class Source:
             auto_offset_reset="none",
             isolation_level="read_committed",
             # Kafka gives one batch even where it is larger; six views' buffers add up.
-            max_partition_fetch_bytes=1024 * 1024,
-            # One consumer a view and nothing paused: a longer wait only means fewer empty answers when idle.
-            fetch_max_wait_ms=2_000,
-            fetch_max_bytes=8 * 1024 * 1024,
+            max_partition_fetch_bytes=fetch_bytes // 8,
+            # Nothing is paused, so a longer wait only means fewer empty answers when idle; but a partition
+            # whose records wait here for 0.1 s is not asked about again before the wait is over.
+            fetch_max_wait_ms=wait_ms,
+            fetch_max_bytes=fetch_bytes,
             retry_backoff_ms=500,
         )
         self._ends: dict[Place, int] = {}
@@ -91,10 +110,12 @@ class Source:
         self.silent_s = 0.0
         """Seconds waited in vain since Kafka last answered a fetch."""
 
-    async def open(self, offsets: Offsets) -> None:
-        """Connect and go to `offsets`; a place without one is read from the log's start.
+    async def open(self, offsets: Offsets, *, capped: bool = False) -> dict[Place, int]:
+        """Connect and go to `offsets`; a place without one is read from the log's start. Returns the log's ends.
 
-        Raises OffsetOutOfRange where the log no longer has, or never had, what comes next.
+        With `capped`, a place whose offset cannot be reached yet, because a transaction is open before
+        it, is read from where it can be. Raises OffsetOutOfRange where the log no longer has, or never
+        had, what comes next.
         """
         await connect(self._settings, self._consumer, DEADLINE_S)
         self._consumer.assign(list(self._places))
@@ -102,11 +123,14 @@ class Source:
         await self.ends()
         for tp, place in self._places.items():
             offset = offsets.get(place, starts[tp])
+            if capped:
+                offset = min(offset, self._ends[place])
             if not starts[tp] <= offset <= self._ends[place]:
                 raise self._out_of_range(place, offset, f"goes from {starts[tp]} to {self._ends[place]}")
             self._consumer.seek(tp, offset)
             self.position[place] = offset
         self._begun = set(offsets)
+        return self._ends
 
     async def batch(self) -> Batch:
         """What came since the last call, within a quarter of a second; empty where nothing did.
@@ -115,7 +139,7 @@ class Source:
         """
         started = time.monotonic()
         try:
-            polled = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+            polled = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=self._batch_records)
         except OffsetOutOfRangeError as error:
             for tp, offset in error.args[0].items():
                 raise self._out_of_range(self._places[tp], offset, "no longer holds it") from error
@@ -165,8 +189,8 @@ class Source:
     def _out_of_range(self, place: Place, offset: int, what: str) -> OffsetOutOfRange:
         topic, partition = place
         return OffsetOutOfRange(
-            f"view {self.view.name} stands at offset {offset} of {topic}/{partition}, and the log {what}",
-            hint=f"`headwater views rebuild {self.view.name}` makes it anew from what the log has",
+            f"{self._reader} stands at offset {offset} of {topic}/{partition}, and the log {what}",
+            hint=self._hint,
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 import schemathesis
 from fastapi import FastAPI, Header, HTTPException
@@ -17,10 +18,12 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from projections.access import Caller
 from projections.api import create_router
+from projections.api.events import item_of
 from projections.catalog import views
 from projections.position import BadToken, Position, decode, encode
 from projections.problem import install
 from projections.store import Store
+from projections.view import Entry
 from schemas import events as e
 from schemas.errors import DeadlineExceeded
 from tests.conftest import BACKENDS, NewDatabase, database_factory
@@ -264,6 +267,7 @@ async def test_at_least_is_waited_for(client: httpx.AsyncClient, app: FastAPI) -
         ("/v1/runs/none", 404, "not-found", "none"),
         ("/v1/nothing", 404, "not-found", "Not Found"),
         ("/v1/events?project=", 422, "invalid-request", "query.project"),
+        ("/v1/events?last_event_id=x", 422, "invalid-request", "query.last_event_id"),
     ],
 )
 async def test_bad_questions_get_a_problem(
@@ -389,3 +393,36 @@ def check_operation(operation: Any, mode: GenerationMode) -> None:
         )
 
     check()
+
+
+async def test_a_followed_event_is_the_item_of_a_page(new_database: NewDatabase) -> None:
+    """What streams give for an event is, field by field, what a page gives, for odd values too."""
+    log = busy_log(events=400)
+    odd: dict[str, Any] = {
+        "project": "odd",
+        "correlation_id": "a\x00b",
+        "subject": "\x00",
+        "traceparent": "ü\x00",
+    }
+    for at in (-1e12, 1e12, 0.1 + 0.2):
+        log.append(e.MessagePosted(agent_id="a\x00", role="user", content="\x00\u2028\n\r"), at=at, **odd)
+    for value in (-0.0, 1e300, 5e-324):
+        log.append(e.MetricReported(component="c", name="n", value=value), **odd, producer_key="\x00")
+    log.append(
+        e.DeadLetter(topic="t", partition=0, offset=2**63 - 1, error_type="E", value=bytes(range(256))), **odd
+    )
+    store = store_at(new_database(), views())
+    feed(store, log.entries, log.ends)
+    followed = {(i["topic"], i["partition"], i["offset"]): i for i in map(as_read, log.entries)}
+    async with client_of(app_of(store)) as client:
+        for project in ("default", "other", "odd"):
+            items = await everything(client, "/v1/events", project=project, limit=500)
+            assert len(items) > 5
+            for item in items:
+                assert followed[item["topic"], item["partition"], item["offset"]] == item
+
+
+def as_read(entry: Entry) -> dict[str, Any]:
+    """An event as a client reads it in a message."""
+    read: dict[str, Any] = orjson.loads(orjson.dumps(item_of(entry)))
+    return read

@@ -72,6 +72,15 @@ def test_quotas_are_documented(settings: Settings) -> None:
         assert {"RateLimit", "RateLimit-Policy"} <= posting[status]["headers"].keys()
 
 
+def test_the_stream_is_documented(settings: Settings) -> None:
+    """GET /v1/events tells of both answers, of the header to resume by, and of the id that is gone."""
+    getting = create_app(settings, Codec()).openapi()["paths"]["/v1/events"]["get"]
+    assert getting["responses"]["200"]["content"].keys() == {"application/json", "text/event-stream"}
+    assert getting["responses"]["410"]["description"] == "Gone"
+    parameters = {(p["in"], p["name"]) for p in getting["parameters"]}
+    assert {("header", "Last-Event-ID"), ("query", "last_event_id"), ("query", "since")} <= parameters
+
+
 def test_the_page_to_try_it_brings_its_own_scripts(url: str) -> None:
     """`/docs` works offline: what it loads is served here, and nobody else's script could see a key."""
     page = httpx.get(f"{url}/docs").text

@@ -1,0 +1,1 @@
+"""Events to whoever follows them, as they are committed: one reader, and a ring of what it read last."""
