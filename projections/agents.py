@@ -24,6 +24,7 @@ class Agents(View):
 
     name = "agents"
     about = "the fleet: who is there, and what each did"
+    version = 2
     topics = (LIFECYCLE, SIGNALS)
 
     def tables(self, metadata: MetaData, suffix: str) -> Tables:

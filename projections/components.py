@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from sqlalchemy import Column, Connection, MetaData, Table
@@ -17,12 +18,15 @@ from schemas.topics import SIGNALS
 
 
 def spend_of(signal: Signal) -> Row:
-    """A signal's tokens and cost, as counts."""
-    return {
-        "input_tokens": saturated(signal.input_tokens or 0),
-        "output_tokens": saturated(signal.output_tokens or 0),
-        "cost_nanousd": nano_usd(signal.cost_usd),
-    }
+    """A signal's tokens and cost, as counts; most have none."""
+    row: Row = {}
+    if signal.input_tokens:
+        row["input_tokens"] = saturated(signal.input_tokens)
+    if signal.output_tokens:
+        row["output_tokens"] = saturated(signal.output_tokens)
+    if signal.cost_usd:
+        row["cost_nanousd"] = nano_usd(signal.cost_usd)
+    return row
 
 
 class Components(View):
@@ -30,6 +34,7 @@ class Components(View):
 
     name = "components"
     about = "what has health: counts, failures, latency, spend"
+    version = 2
     topics = (SIGNALS,)
 
     def tables(self, metadata: MetaData, suffix: str) -> Tables:
@@ -81,6 +86,7 @@ class Components(View):
         components, signals, latency = (
             Merger(connection, tables[t]) for t in ("components", "signals", "latency")
         )
+        buckets: Counter[tuple[str, str, int]] = Counter()
         for entry in fresh_in_window(connection, tables["window"], batch):
             signal = entry.event
             if not isinstance(signal, Signal):
@@ -90,7 +96,9 @@ class Components(View):
             components.add(key, _component_row(entry, signal, when))
             signals.add((*key, signal.kind, signal.name), _signal_row(entry, signal, when))
             if signal.kind == "call" and signal.name == "latency_ms" and signal.value is not None:
-                latency.add((*key, bucket_of(signal.value)), {"count": 1})
+                buckets[(*key, bucket_of(signal.value))] += 1
+        for bucket, count in buckets.items():
+            latency.add(bucket, {"count": count})
         for merger in (components, signals, latency):
             merger.write()
 

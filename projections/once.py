@@ -75,8 +75,8 @@ def _is_new(connection: Connection, table: Table, last: Mapping[tuple[str, int, 
 
 def _rows(last: Mapping[tuple[str, int, bytes], int]) -> list[Row]:
     return [
-        {"topic": topic, "partition": partition, "digest": name, "offset": offset}
-        for (topic, partition, name), offset in sorted(last.items())
+        {"topic": topic, "partition": partition, "digest": name, "offset": last[topic, partition, name]}
+        for topic, partition, name in sorted(last)
     ]
 
 

@@ -86,9 +86,11 @@ class Writing:
         for name, processor in self._others:
             for row in rows:
                 row[name] = processor(row[name])
+        longest = {
+            name: max(len(row[name] or "") for row in rows) for names in self._indexed for name in names
+        }
         for names in self._indexed:
-            longest = sum(max(len(row[name] or "") for row in rows) for name in names)
-            if longest * 4 > MOST_INDEXED_BYTES:
+            if sum(longest[name] for name in names) * 4 > MOST_INDEXED_BYTES:
                 _refuse_long(rows, names)
 
 

@@ -18,6 +18,7 @@ from streams.admin import declared, ensure_topics
 from streams.broker import Broker
 from streams.settings import Settings
 from tests.conftest import free_base_port
+from tests.postgres import Cluster
 from tests.streams.kill_worker import folds
 from tests.streams.undisturbed import compare, inputs, lag, produce, views_have_read_it
 
@@ -71,6 +72,7 @@ class Herd:
             | {
                 "HEADWATER_DATA": str(self.settings.data),
                 "HEADWATER_PORT": str(self.settings.port),
+                "HEADWATER_DATABASE": self.settings.database or "",
                 "HEADWATER_LOG_LEVEL": "WARNING",
                 "HEADWATER_CRASH_AT": crash_at,
             },
@@ -174,9 +176,11 @@ async def scenario(settings: Settings, broker: Broker, *, kills: int, events: in
     return herd.kills
 
 
-async def run_with_broker(tmp_path: Path, *, kills: int, events: int, seed: int) -> Counter[str]:
+async def run_with_broker(
+    tmp_path: Path, *, kills: int, events: int, seed: int, database: str | None = None
+) -> Counter[str]:
     """A broker of its own, since it is killed too."""
-    settings = Settings(data=tmp_path, port=free_base_port())
+    settings = Settings(data=tmp_path, port=free_base_port(), database=database)
     broker = Broker(settings)
     await broker.start()
     try:
@@ -190,6 +194,13 @@ async def test_ten_kills(tmp_path: Path) -> None:
     """After ten kills of workers and views and one of the broker, all is as if nothing had happened."""
     kills = await run_with_broker(tmp_path, kills=10, events=6_000, seed=1)
     print(dict(kills))
+    assert kills.total() >= 10
+
+
+@pytest.mark.prove
+async def test_ten_kills_with_views_in_postgresql(tmp_path: Path, postgres: Cluster) -> None:
+    """The same with views in PostgreSQL: they come to the rows that SQLite has of an undisturbed run."""
+    kills = await run_with_broker(tmp_path, kills=10, events=6_000, seed=1, database=postgres.new_schema())
     assert kills.total() >= 10
 
 

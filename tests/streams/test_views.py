@@ -218,6 +218,20 @@ async def test_killed_again_and_again_counts_once(settings: Settings) -> None:
         process.wait()
 
 
+async def test_two_processes_on_one_database_count_once(settings: Settings) -> None:
+    """Two views processes at once get in each other's way, and neither loses nor doubles an event."""
+    async with running((settings, run), (settings, run)), asking(settings) as (store, wait_for):
+        await prepared(settings)
+        positions: list[Position] = []
+        for _ in range(5):
+            positions += await produce(settings, 1000)
+        for name in ("runs", "events"):
+            await wait_for(token(positions), name, 60)
+        row = run_row(store)
+        assert (row.messages, row.tool_calls, row.tool_failures) == (2500, 2500, 250)
+        assert len(rows(store, "events")["events"]) == 5000
+
+
 async def never_back(store: Store) -> None:
     """Look at all views again and again: what they reflect never grows less."""
     seen: dict[str, dict[Any, int]] = {name: {} for name in NAMES}
