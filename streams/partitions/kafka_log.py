@@ -6,25 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, ProducerFenced
-from aiokafka.structs import OffsetAndMetadata
 
 from schemas.codec import Record
 from streams.kafka import client_options, close, connect, patiently, records_of
 from streams.obstacles import hopeless
 from streams.partitions.log import Fenced, LogUnavailable, Send, Step
 from streams.partitions.stable import stable_position
-from streams.producing.partitioner import partition_for
+from streams.partitions.transactions_v1 import TransactionsV1, producer_of
+from streams.partitions.transactions_v2 import TransactionsV2, spoken
 from streams.settings import Settings
 
 DEADLINE_S = 30.0
-TRANSACTION_TIMEOUT_MS = 10_000
-"""A dead worker's open transaction holds back read_committed readers no longer than this."""
 COMMIT_DEADLINE_S = 20.0
-RETRY_BACKOFF_MS = 10
-"""aiokafka waits this long, 100 ms by default, while the last transaction's markers are being written."""
 
 
 class KafkaLog:
@@ -34,10 +30,9 @@ class KafkaLog:
         self.settings = settings
         self.group = settings.named(group)
         self._options = client_options(settings)
-        self.partition_counts: dict[str, int] = {}
-        """By topic; Kafka is asked once, since the counts of keyed topics never change."""
         self._meta: AIOKafkaConsumer | None = None
         self._positions: AIOKafkaClient | None = None
+        self._second_protocol: bool | None = None
 
     async def start(self, deadline_s: float = DEADLINE_S) -> None:
         """Connect the clients that answer questions about offsets. Raises as `connect` does."""
@@ -65,17 +60,28 @@ class KafkaLog:
 
     async def fence(self, topic: str, partition: int, step: Step) -> KafkaTransactions:
         """See `streams.partitions.log.Log`."""
-        producer = AIOKafkaProducer(
-            **self._options,
-            transactional_id=f"{self.group}.{topic}.{partition}",
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            max_batch_size=1024 * 1024,
-            max_request_size=self.settings.max_record_bytes + 512 * 1024,
-            retry_backoff_ms=RETRY_BACKOFF_MS,
-            linger_ms=0,
-        )
+        writer = await self._writer(f"{self.group}.{topic}.{partition}", step)
+        return KafkaTransactions(self, writer, topic, partition)
+
+    async def _writer(self, transactional_id: str, step: Step) -> TransactionsV1 | TransactionsV2:
+        client = AIOKafkaClient(**self._options)
+        await connect(self.settings, client, DEADLINE_S)
+        try:
+            if self._second_protocol is None:
+                self._second_protocol = await patiently(
+                    self.settings, "asking what Kafka speaks", lambda: spoken(client), DEADLINE_S
+                )
+            if self._second_protocol:
+                writer = TransactionsV2(client, transactional_id, self.settings.named, step)
+                await patiently(self.settings, "taking over", writer.take_over, DEADLINE_S)
+                return writer
+        except BaseException:
+            await close(client)
+            raise
+        await close(client)
+        producer = producer_of(self._options, transactional_id, self.settings.max_record_bytes)
         await connect(self.settings, producer, DEADLINE_S)
-        return KafkaTransactions(self, producer, topic, partition, step)
+        return TransactionsV1(producer, self.settings.named, step)
 
     async def committed(self, topic: str, partition: int) -> int | None:
         """See `streams.partitions.log.Log`."""
@@ -131,18 +137,18 @@ class KafkaTransactions:
     """See `streams.partitions.log.Transactions`."""
 
     def __init__(
-        self, log: KafkaLog, producer: AIOKafkaProducer, topic: str, partition: int, step: Step
+        self, log: KafkaLog, writer: TransactionsV1 | TransactionsV2, topic: str, partition: int
     ) -> None:
         self._log = log
-        self._producer = producer
+        self._writer = writer
         self._name = f"{topic}/{partition}"
         self._input = TopicPartition(log.settings.named(topic), partition)
-        self._step = step
 
     async def commit(self, sends: Sequence[Send], next_offset: int) -> None:
         """See `streams.partitions.log.Transactions`."""
         try:
-            await asyncio.wait_for(self._commit(sends, next_offset), COMMIT_DEADLINE_S)
+            async with asyncio.timeout(COMMIT_DEADLINE_S):
+                await self._writer.commit(sends, self._log.group, self._input, next_offset)
         except ProducerFenced as error:
             raise Fenced(
                 f"{self._name}: another worker has taken over", hint="give the partition up"
@@ -154,60 +160,6 @@ class KafkaTransactions:
                 f"{self._name}: a transaction failed: {error!r}", hint="its outcome is read from the log"
             ) from error
 
-    async def _commit(self, sends: Sequence[Send], next_offset: int) -> None:
-        producer = self._producer
-        await producer.begin_transaction()
-        self._step("commit.begun")
-        written = await self._write(sends)
-        self._step("commit.sent")
-        # Records first, then the position: while the coordinator adds the group to the transaction, it
-        # refuses to verify partitions, and the records would be retried 100 ms later.
-        await asyncio.gather(*written)
-        self._step("commit.written")
-        await producer.send_offsets_to_transaction(
-            {self._input: OffsetAndMetadata(next_offset, "")}, self._log.group
-        )
-        self._step("commit.offsets")
-        await producer.commit_transaction()
-        self._step("commit.done")
-
-    async def _write(self, sends: Sequence[Send]) -> list[asyncio.Future[Any]]:
-        """Batches built here and handed over whole: a quarter of the cost of a send() a record."""
-        by_partition: dict[TopicPartition, list[Send]] = {}
-        for send in sends:
-            partition = send.partition
-            if partition is None:
-                partition = partition_for(send.key, await self._partitions(send.topic))
-            tp = TopicPartition(self._log.settings.named(send.topic), partition)
-            by_partition.setdefault(tp, []).append(send)
-        futures = []
-        half = len(by_partition) // 2
-        for number, (tp, group) in enumerate(by_partition.items()):
-            batch = self._producer.create_batch()
-            for send in group:
-                if self._append(batch, send):
-                    continue
-                futures.append(await self._producer.send_batch(batch, tp.topic, partition=tp.partition))
-                batch = self._producer.create_batch()
-                self._append(batch, send)
-            futures.append(await self._producer.send_batch(batch, tp.topic, partition=tp.partition))
-            if number == half:
-                self._step("commit.half_sent")
-        return futures
-
-    async def _partitions(self, topic: str) -> int:
-        counts = self._log.partition_counts
-        if topic not in counts:
-            counts[topic] = len(await self._producer.partitions_for(self._log.settings.named(topic)))
-        return counts[topic]
-
-    @staticmethod
-    def _append(batch: Any, send: Send) -> bool:
-        return (
-            batch.append(key=send.key, value=send.value, timestamp=None, headers=list(send.headers))
-            is not None
-        )
-
     async def close(self) -> None:
         """See `streams.partitions.log.Transactions`."""
-        await close(self._producer)
+        await self._writer.close()

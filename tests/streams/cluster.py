@@ -85,7 +85,8 @@ class Cluster:
     """`nodes` real nodes; replication 3 and min.insync.replicas 2 for what Kafka keeps for itself.
 
     `listeners` are the doors for clients, by name: security protocol; `settings` go into every node's
-    properties; `host` is the name by which nodes send clients to themselves.
+    properties; `host` is the name by which nodes send clients to themselves; `features` are levels of
+    Kafka's features, such as transaction.version, where they are not to be the newest.
     """
 
     def __init__(
@@ -96,11 +97,13 @@ class Cluster:
         listeners: Mapping[str, str] | None = None,
         settings: Mapping[str, object] | None = None,
         host: str = "127.0.0.1",
+        features: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = folder
         self.protocols = dict(listeners or {"PLAINTEXT": "PLAINTEXT"})
         self._settings = dict(settings or {})
         self._host = host
+        self._features = [f"--feature={name}={level}" for name, level in (features or {}).items()]
         names = [*self.protocols, "INTERNAL", "CONTROLLER"]
         ports = iter(free_ports(nodes * len(names)))
         self.nodes = [
@@ -189,6 +192,7 @@ class Cluster:
                 *self._java,
                 *("kafka.tools.StorageTool", "format", "-t", cluster_id),
                 *("-c", str(node.folder / "server.properties")),
+                *self._features,
             ],
             capture_output=True,
             text=True,

@@ -65,11 +65,12 @@ class KafkaRig:
     def __init__(self, settings: Settings, log: KafkaLog, producer: AIOKafkaProducer) -> None:
         self.settings = settings
         self.log: Log = log
+        self._second_protocol = log._second_protocol
         self._producer = producer
 
     def another(self) -> Log:
         """See Rig."""
-        return KafkaLog(self.settings)
+        return _log(self.settings, second_protocol=self._second_protocol)
 
     async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """See Rig."""
@@ -79,8 +80,8 @@ class KafkaRig:
 
 
 @asynccontextmanager
-async def kafka_rig(broker: Settings) -> AsyncIterator[KafkaRig]:
-    """A rig on the running broker."""
+async def kafka_rig(broker: Settings, second_protocol: bool | None = None) -> AsyncIterator[KafkaRig]:
+    """A rig on the running broker; by which protocol it writes is otherwise asked of it."""
     settings = broker.model_copy(update={"namespace": f"t{uuid.uuid4().hex[:8]}", "partitions": 1})
     specs = {spec.name: spec for spec in declared(settings)}
     ticks = TopicSpec(TICKS, 1, specs[OUT].config)
@@ -90,7 +91,7 @@ async def kafka_rig(broker: Settings) -> AsyncIterator[KafkaRig]:
         settings,
         [TopicSpec(n, OUT_PARTITIONS if n == OUT else 1, (own.get(n) or specs[n]).config) for n in NAMES],
     )
-    log = KafkaLog(settings)
+    log = _log(settings, second_protocol=second_protocol)
     await log.start()
     producer = AIOKafkaProducer(**client_options(settings), max_request_size=8 * 1024 * 1024)
     await producer.start()
@@ -99,3 +100,9 @@ async def kafka_rig(broker: Settings) -> AsyncIterator[KafkaRig]:
     finally:
         await producer.stop()
         await log.close()
+
+
+def _log(settings: Settings, *, second_protocol: bool | None) -> KafkaLog:
+    log = KafkaLog(settings)
+    log._second_protocol = second_protocol
+    return log

@@ -22,19 +22,20 @@ from tests.streams.harness import CODEC, SIGNALS, TICKS, signal, states
 from tests.streams.rigs import OUT, OUT_PARTITIONS, MemoryRig, Rig, everything, kafka_rig
 
 
-@pytest.fixture(params=["memory", "kafka"])
-def where(request: pytest.FixtureRequest) -> Settings | None:
-    """The running broker, or None for memory."""
-    return request.getfixturevalue("broker") if request.param == "kafka" else None
+@pytest.fixture(params=["memory", "kafka", "kafka-first-protocol"])
+def where(request: pytest.FixtureRequest) -> tuple[Settings, bool] | None:
+    """The running broker and whether transactions go by its second protocol, or None for memory."""
+    kafka = request.param != "memory"
+    return (request.getfixturevalue("broker"), request.param == "kafka") if kafka else None
 
 
 @pytest.fixture
-async def rig(where: Settings | None) -> AsyncIterator[Rig]:
+async def rig(where: tuple[Settings, bool] | None) -> AsyncIterator[Rig]:
     """Each log in turn."""
     if where is None:
         yield MemoryRig()
         return
-    async with kafka_rig(where) as kafka:
+    async with kafka_rig(*where) as kafka:
         yield kafka
 
 
@@ -100,7 +101,7 @@ async def test_a_position_alone(rig: Rig) -> None:
     await owner.close()
 
 
-@pytest.mark.parametrize("step", ["commit.half_sent", "commit.sent", "commit.offsets"])
+@pytest.mark.parametrize("step", ["commit.begun", "commit.sent", "commit.offsets"])
 async def test_an_open_transaction_is_aborted_by_the_successor(rig: Rig, step: str) -> None:
     """What a dead owner left open is never seen, nor its position; its successor's commits are."""
     dead = await rig.log.fence(SIGNALS, 0, crash_at(step))

@@ -34,7 +34,6 @@ STEPS = [
     "batch.folded",
     "batch.snapshot",
     "commit.begun",
-    "commit.half_sent",
     "commit.sent",
     "commit.written",
     "commit.offsets",

@@ -31,7 +31,7 @@ from tests.streams.reactors.findings import Findings, finding
 
 ROOT = Path(__file__).parents[3]
 STEPS = [
-    "assign.fenced", "assign.ready", "batch.planned", "commit.half_sent", "commit.sent", "commit.offsets",
+    "assign.fenced", "assign.ready", "batch.planned", "commit.sent", "commit.offsets",
     "commit.done", "effects.intended", "effects.acted", "effects.acted", "effects.acted",
 ]  # fmt: skip
 WORKERS = 2
