@@ -87,11 +87,14 @@ def topic(app: faust.App, settings: Settings, name: str) -> faust.TopicT:
 
 
 def faust_options(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of `faust.App`, each against one of its known faults."""
+    """Keyword arguments of `faust.App`, each against one of its known faults. Makes the data folder."""
     options = client_options(settings)
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     found: dict[str, Any] = {
         "broker": ";".join(f"kafka://{host}" for host in settings.bootstrap.split(",")),
         "store": "memory://",
+        # Made at every start, whatever is kept: by default in the working folder, by the app's name.
+        "datadir": settings.data / "faust",
         "autodiscover": False,
         "web_enabled": False,
         "consumer_auto_offset_reset": "earliest",

@@ -50,6 +50,7 @@ async def test_a_plain_faust_app_reads_and_writes_our_events(broker: Settings, t
         await app.stop()
     assert sorted(event.component for event in seen) == ["tool:a", "tool:b"]
     assert told in seen
+    assert not list(Path().glob("*-data")), "Faust left a folder in the working folder"
 
 
 @pytest.mark.parametrize("name", ["anomalies", "signals", "assignments", "effects", "headwater.webhooks"])
