@@ -93,8 +93,8 @@ def faust_options(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "broker": ";".join(f"kafka://{host}" for host in settings.bootstrap.split(",")),
         "store": "memory://",
-        # Made at every start, whatever is kept: by default in the working folder, by the app's name.
-        "datadir": settings.data / "faust",
+        # Made at every start, whatever is kept: by default in the working folder.
+        "datadir": str(settings.data / "faust"),
         "autodiscover": False,
         "web_enabled": False,
         "consumer_auto_offset_reset": "earliest",
