@@ -28,9 +28,14 @@ DATA = Path(os.environ.get("HEADWATER_TEST_DATA", Path(__file__).parents[2] / "s
 
 
 def free_base_port() -> int:
-    """A base port whose doors (+0, +92, +93) are free; no other test process of this run is given the same."""
+    """A base port whose doors (+0, +92, +93) are free; no other test process of this run is given the same.
+
+    Below 32768, from where Linux takes ports for connections: one of those would be in use now and then.
+    """
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
-    for base in range(17000 + os.getpid() % 200 * 100 + process * 10, 60000, 100):
+    first = os.getpid() % 200
+    for hundred in range(200):
+        base = 12000 + (first + hundred) % 200 * 100 + process * 10
         try:
             for port in (base, base + 92, base + 93):
                 with socket.socket() as s:
