@@ -16,7 +16,7 @@ from streams.settings import Settings
 from tests.streams.deployment import Deployment, settings_of
 from tests.streams.instances import until
 
-EVENTS = 6_000
+EVENTS = 12_000
 
 
 @pytest.fixture
