@@ -132,8 +132,11 @@ class Broker:
         self._cache: tuple[str, ...] = ()
         self.folder = settings.data / "kafka"
         self.log_path = settings.log_folder / "broker.log"
+        self.lock = PidLock(self.folder / ".headwater.lock")
+        """Held by whoever runs, starts or stops it."""
+        self.log_lock = self.folder / "log" / ".lock"
+        """Kafka's own: held by its process while it has the log open."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock = PidLock(self.folder / ".headwater.lock")
 
     @property
     def pid(self) -> int | None:
@@ -175,7 +178,7 @@ class Broker:
         if process is not None and process.poll() is None:
             process.terminate()
             await _wait_or_kill(process, deadline_s)
-        self._lock.release()
+        self.lock.release()
 
     def kill(self) -> None:
         """SIGKILL, for tests of what survives it."""
@@ -185,9 +188,9 @@ class Broker:
 
     def _take_lock(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._lock.take():
+        if not self.lock.take():
             raise ConfigurationError(
-                f"the broker's folder {self.folder} is in use by pid {self._lock.holder() or 'unknown'}",
+                f"the broker's folder {self.folder} is in use by pid {self.lock.holder() or 'unknown'}",
                 hint="stop it, or set HEADWATER_DATA to another folder",
             )
 

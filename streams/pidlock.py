@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +17,7 @@ class PidLock:
         self._file: IO[str] | None = None
 
     def take(self) -> bool:
-        """Take it; False where another has it. Raises OSError where the file cannot be written."""
+        """Take it; False where another has it. Raises OSError where the file cannot be opened."""
         file = self.path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -24,8 +25,8 @@ class PidLock:
             file.close()
             return False
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # a full disk: we have it all the same, and nobody can read who
+            os.write(file.fileno(), str(os.getpid()).encode())
         self._file = file
         return True
 

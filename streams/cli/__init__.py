@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from streams.cli import declared, diagnosis, events, kafka, keys, new, processes, quotas, upkeep
+from streams.cli import declared, diagnosis, events, kafka, keys, new, processes, quotas, safekeeping, upkeep
 from streams.cli.guard import Guarded
 
 app = typer.Typer(
@@ -36,6 +36,8 @@ app.command()(processes.serve)
 app.command()(processes.simulate)
 app.command()(diagnosis.status)
 app.command()(diagnosis.doctor)
+app.command()(safekeeping.backup)
+app.command()(safekeeping.restore)
 app.command()(events.produce)
 app.command()(events.tail)
 app.command()(events.replay)
