@@ -24,6 +24,8 @@ from schemas import errors as e
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"description": "Whole seconds until it may be tried again.", "schema": {"type": "integer"}}
+RETRY_AFTER_S = {503: 1, 507: 10}
+"""By status: room on a disk is rarely made within a second."""
 STATUS: Mapping[type[e.HeadwaterError], int] = {
     BadCursor: 400,
     BadToken: 400,
@@ -36,6 +38,7 @@ STATUS: Mapping[type[e.HeadwaterError], int] = {
     e.InvalidEvent: 422,
     QuotaExceeded: 429,
     e.BrokerUnavailable: 503,
+    e.DiskReadOnly: 503,
     DatabaseUnavailable: 503,
     ViewNotReady: 503,
     e.DeadlineExceeded: 504,
@@ -71,7 +74,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in statuses
     }
-    for status in {429, 503} & answers.keys():
+    for status in {429, *RETRY_AFTER_S} & answers.keys():
         answers[status]["headers"] = {"Retry-After": RETRY_AFTER}
     return answers
 
@@ -123,7 +126,7 @@ def install(app: FastAPI, statuses: Mapping[type[e.HeadwaterError], int] | None 
             log.error("http.failed", path=request.url.path, error=repr(error))
         if isinstance(error, Forbidden | QuotaExceeded):
             request.state.refused = error.reason  # for the access log
-        wait_s = error.retry_after_s if isinstance(error, QuotaExceeded) else 1 if status == 503 else 0
+        wait_s = error.retry_after_s if isinstance(error, QuotaExceeded) else RETRY_AFTER_S.get(status, 0)
         retry = {"Retry-After": str(wait_s)} if wait_s else {}
         return respond(request, status, type(error).__name__, error.message, hint=error.hint, headers=retry)
 
@@ -147,7 +150,7 @@ def install(app: FastAPI, statuses: Mapping[type[e.HeadwaterError], int] | None 
             "DatabaseUnavailable",
             "the views' database did not answer",
             hint="see `headwater doctor`",
-            headers={"Retry-After": "1"},
+            headers={"Retry-After": str(RETRY_AFTER_S[503])},
         )
 
     for trouble in TROUBLE:

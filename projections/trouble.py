@@ -23,6 +23,11 @@ _CONNECTING = (
     (r"no pg_hba\.conf entry", "does not let this machine in", "give it an entry in pg_hba.conf"),
 )  # fmt: skip
 
+_SQLITE = (
+    ("is full", "make room on its disk: the views go on by themselves"),
+    ("readonly", "see why its disk is read-only: the views go on by themselves once it is not"),
+)
+
 
 class DatabaseUnavailable(HeadwaterError):
     """The views' database does not answer, or not now."""
@@ -52,7 +57,8 @@ def explained(url: URL, error: Exception) -> HeadwaterError:
     where = place_of(url)
     said = str(error.orig).strip() if isinstance(error, DBAPIError) else str(error)
     if url.get_backend_name() == "sqlite":
-        return DatabaseUnavailable(f"{where}: {said}", hint="see `headwater doctor`")
+        hint = next((do for what, do in _SQLITE if what in said), "see `headwater doctor`")
+        return DatabaseUnavailable(f"{where}: {said}", hint=hint)
     for pattern, what, do in _CONNECTING:
         if re.search(pattern, said):
             return ConfigurationError(f"{where}, {what}", hint=do)

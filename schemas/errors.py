@@ -75,3 +75,9 @@ class DiskFull(HeadwaterError):
     """Less than the reserve is free where the embedded log is kept; nothing was written."""
 
     category = "TEMPORARY"
+
+
+class DiskReadOnly(HeadwaterError):
+    """The file system that the embedded log is on takes no writes; nothing was written."""
+
+    category = "TEMPORARY"

@@ -43,6 +43,11 @@ JVM = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
+    # Thrown where a full disk has no page for a mapped index: Kafka would go on and spoil the partition (ADR 14).
+    "-XX:+UnlockDiagnosticVMOptions",
+    "-XX:AbortVMOnException=java.lang.InternalError",
+    "-XX:-CreateCoredumpOnCrash",
+    "-XX:+ErrorFileToStderr",
 )
 _PR_SET_PDEATHSIG = 1
 _NODE = 1

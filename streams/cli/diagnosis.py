@@ -43,6 +43,7 @@ def _print_status(said: dict[str, Any], seen: Overview) -> None:
     typer.echo(f"data    {said['data']}")
     answers = "answers" if kafka["reachable"] else "does not answer"
     typer.echo(f"kafka   {kafka['bootstrap']} ({'embedded' if kafka['embedded'] else 'yours'}, {answers})")
+    typer.echo(f"disk    {_room(said['disk'])}")
     typer.echo(f"ids     {said['schema_ids']['registry'] or 'the committed ones'} (of schemas)")
     typer.echo(f"api     {said['urls']['api']} (docs: {said['urls']['docs']})")
     typer.echo(f"ports   {', '.join(f'{use} {port}' for use, port in said['ports'].items())}")
@@ -72,6 +73,13 @@ def _print_status(said: dict[str, Any], seen: Overview) -> None:
     read = [{"kind": "fold", "name": n, **_progress(f)} for n, f in seen.folds.items()]
     read += [{"kind": "view", "name": n, **_progress(v)} for n, v in seen.views.items()]
     show(read, empty="folds and views have said nothing yet")
+
+
+def _room(disk: dict[str, Any]) -> str:
+    free, reserve = disk["free_bytes"], disk["reserve_bytes"]
+    kept = f", {reserve / 2**20:,.0f} MiB are kept in reserve for the log" if reserve is not None else ""
+    refused = ": new events are refused" if reserve is not None and free < reserve else ""
+    return disk["error"] or f"{free / 2**20:,.0f} MiB free{kept}{refused}"
 
 
 def _progress(facts: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,12 +11,13 @@ from pathlib import Path
 
 import psutil
 
+from streams.disk import START_BYTES, existing, free_bytes, read_only
 from streams.doctor.finding import Finding, Level
 from streams.settings import Settings
 
 GIB = 1024**3
 OLDEST_PYTHON = (3, 11)
-DISK_WARN, DISK_FAIL = 5 * GIB, 1 * GIB
+DISK_WARN = 4 * GIB
 MEMORY_WARN, MEMORY_FAIL = int(1.5 * GIB), int(0.75 * GIB)
 # Read by tests and by processes under `up`; no settings.
 _OTHER_VARIABLES = {
@@ -59,14 +59,11 @@ def variables(_: Settings) -> list[Finding]:
     ]
 
 
-def existing_parent(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    return next(p for p in (path, *path.parents) if p.exists())
-
-
 def disk(settings: Settings) -> list[Finding]:
-    """Whether the data folder can be written to, and has room."""
-    folder = existing_parent(settings.data)
+    """Whether the data folder can be written to, and has room beyond what is kept in reserve for the log."""
+    folder = existing(settings.data)
+    if (found := read_only(settings.data)) is not None:
+        return [Finding("data folder", "fail", found.message, found.hint)]
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         return [
             Finding(
@@ -76,10 +73,16 @@ def disk(settings: Settings) -> list[Finding]:
                 "set HEADWATER_DATA to another",
             )
         ]
-    free = shutil.disk_usage(folder).free
-    level: Level = "fail" if free < DISK_FAIL else "warn" if free < DISK_WARN else "ok"
+    free, reserve = free_bytes(folder), settings.disk_reserve_bytes if settings.embedded else 0
+    level: Level = (
+        "fail" if free < max(reserve, START_BYTES) else "warn" if free < reserve + DISK_WARN else "ok"
+    )
+    refused = free < reserve
+    says = f"{free / GIB:.1f} GiB free in {settings.data}" + (
+        f", {reserve / GIB:.1f} GiB are kept in reserve for the log" if reserve else ""
+    )
     do = "" if level == "ok" else "make room, or move HEADWATER_DATA: the log is kept for ever"
-    return [Finding("disk", level, f"{free / GIB:.1f} GiB free in {settings.data}", do)]
+    return [Finding("disk", level, says + (": new events are refused" if refused else ""), do)]
 
 
 def memory(_: Settings) -> list[Finding]:

@@ -153,8 +153,7 @@ class Host:
         committed_before, since = -1, time.monotonic()
         try:
             while True:
-                with contextlib.suppress(OSError):
-                    status.set("running", lag=self.lag, restarts=self.restarts, **self.facts())
+                status.set("running", lag=self.lag, restarts=self.restarts, **self.facts())
                 await asyncio.sleep(LOOK_S)
                 try:
                     committed, self.lag = await self._progress(consumer)

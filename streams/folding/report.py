@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,8 +91,7 @@ async def report(worker: Worker[PartitionTask], status: ProcessStatus) -> None:
     REGISTRY.register(collector)
     try:
         while True:
-            with contextlib.suppress(OSError):  # a full disk must not stop the folds
-                status.set("running" if worker.ready else "starting", **facts(worker))
+            status.set("running" if worker.ready else "starting", **facts(worker))
             await asyncio.sleep(INTERVAL_S)
     finally:
         REGISTRY.unregister(collector)

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 
 from projections.access import Forbidden
 from projections.position import encode
-from projections.problem import MEDIA_TYPE, Flaw, Problem
-from schemas.errors import BrokerUnavailable, DiskFull, HeadwaterError, RecordTooLarge
+from projections.problem import MEDIA_TYPE, RETRY_AFTER_S, Flaw, Problem
+from schemas.errors import BrokerUnavailable, DiskFull, DiskReadOnly, HeadwaterError, RecordTooLarge
 from streams.gateway.items import Flawed
 from streams.supervision.metrics import REGISTRY
 
@@ -24,6 +24,7 @@ _KINDS: dict[type[HeadwaterError], tuple[int, str]] = {
     Forbidden: (403, "forbidden"),
     BrokerUnavailable: (503, "broker-unavailable"),
     DiskFull: (507, "disk-full"),
+    DiskReadOnly: (503, "disk-read-only"),
 }
 _INVALID = (422, "invalid-event")
 _EVENTS = Counter(
@@ -98,7 +99,7 @@ def respond(outcomes: list[Accepted | Refused], path: str, *, single: bool) -> R
         return Response(answer.model_dump_json(), status, media_type="application/json")
     statuses = {o.problem.status for o in refused}
     status = statuses.pop() if len(statuses) == 1 else 422
-    headers = {"Retry-After": "1"} if status == 503 else {}
+    headers = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else {}
     if single:
         problem: Problem = refused[0].problem
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +68,7 @@ async def report(hosts: Sequence[Host], status: ProcessStatus) -> None:
     try:
         while True:
             ready = all(host.worker.ready for host in hosts)
-            with contextlib.suppress(OSError):  # a full disk must not stop the reactors
-                status.set("running" if ready else "starting", **facts(hosts))
+            status.set("running" if ready else "starting", **facts(hosts))
             await asyncio.sleep(INTERVAL_S)
     finally:
         REGISTRY.unregister(collector)

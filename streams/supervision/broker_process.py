@@ -8,6 +8,7 @@ import structlog
 
 from schemas.errors import BrokerUnavailable, ConfigurationError
 from streams.broker import Broker
+from streams.disk import obstacle
 from streams.settings import Settings
 from streams.supervision.prepare import prepare
 from streams.supervision.status import ProcessStatus
@@ -19,14 +20,16 @@ _POLL_S = 0.5
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Run the broker.
 
-    Raises ConfigurationError where another cluster is configured, BrokerUnavailable where it ends by itself;
-    otherwise as `prepare`.
+    Raises ConfigurationError where another cluster is configured, DiskFull or DiskReadOnly where it could not
+    live, BrokerUnavailable where it ends by itself; otherwise as `prepare`.
     """
     if not settings.embedded:
         raise ConfigurationError(
             f"HEADWATER_KAFKA is {settings.kafka}: there is no broker to run here",
             hint="unset it to run the embedded broker",
         )
+    if (found := obstacle(settings)) is not None:
+        raise found
     status = ProcessStatus(settings, "broker")
     broker = Broker(settings)
     await broker.start()

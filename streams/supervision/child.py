@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from schemas.errors import ConfigurationError
 from streams.broker import die_with_parent
@@ -32,14 +32,15 @@ Say = Callable[[Level, str], None]
 
 def rotate(path: Path, limit: int = LOG_BYTES, kept: int = LOGS_KEPT) -> None:
     """Move a log that outgrew `limit` bytes aside, to `x.log.1`, and older ones one further."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.stat().st_size <= limit:
-        return
-    for number in range(kept - 1, 0, -1):
-        older = path.with_name(f"{path.name}.{number}")
-        if older.exists():
-            older.replace(path.with_name(f"{path.name}.{number + 1}"))
-    path.replace(path.with_name(f"{path.name}.1"))
+    with contextlib.suppress(OSError):  # on a disk that takes no writes it cannot grow either
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.stat().st_size <= limit:
+            return
+        for number in range(kept - 1, 0, -1):
+            older = path.with_name(f"{path.name}.{number}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{number + 1}"))
+        path.replace(path.with_name(f"{path.name}.1"))
 
 
 class Child:
@@ -51,6 +52,8 @@ class Child:
     def __init__(self, settings: Settings, name: str, say: Say, command: Sequence[str] | None = None) -> None:
         self.name = name
         self.restarts = 0
+        self.error: str | None = None
+        """Why it could not be started, where that is known."""
         self.log_path = settings.log_folder / f"{name}.log"
         self._status_path = settings.run_folder / f"{name}.json"
         self._command = list(command or (sys.executable, "-m", "streams", name))
@@ -114,7 +117,7 @@ class Child:
         return bool(done)
 
     async def _spawn(self) -> None:
-        with self.log_path.open("ab") as log:
+        with _opened(self.log_path) as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
@@ -151,10 +154,16 @@ class Child:
                 f"starting it again in {backoff_s:.1f} s (log: {self.log_path})",
             )
             self._waiting = True
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
-            self.restarts += 1
-            await self._spawn()
+            while self._waiting:
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
+                self.restarts += 1
+                try:
+                    await self._spawn()
+                    self.error = None
+                except OSError as error:
+                    self.error = f"cannot be started: {error}"
+                    self._say("error", f"{self.name} {self.error}")
             self._say("info", f"{self.name} started again (pid {self.pid}, restart {self.restarts})")
 
     def _why(self) -> str:
@@ -210,6 +219,14 @@ class Once:
         finally:
             if self._process.returncode is None:
                 self._process.kill()
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """A log to append to; nowhere where its disk takes no writes."""
+    try:
+        return path.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from streams.settings import Settings
-from streams.supervision.status import born, is_alive, write_whole
+from streams.supervision.status import born, is_alive, leave
 
 REGISTRY = CollectorRegistry()
 """This process's metrics; `ProcessCollector` adds its CPU seconds, memory and open files."""
@@ -30,7 +30,7 @@ _HEADER = "# headwater pid"
 def publish(settings: Settings, process: str) -> None:
     """Write this process's metrics where `merged` finds them."""
     header = f"{_HEADER} {os.getpid()} born {born(os.getpid())}\n"
-    write_whole(settings.run_folder / f"{process}.prom", header.encode() + generate_latest(REGISTRY))
+    leave(settings.run_folder / f"{process}.prom", header.encode() + generate_latest(REGISTRY))
 
 
 def merged(settings: Settings) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from streams.disk import free_bytes, obstacle
 from streams.settings import Settings
 from streams.supervision.instance import instance_lock, ports
 from streams.supervision.status import Status, read_all
@@ -86,7 +87,7 @@ class Observer:
     def _processes(self, said: dict[str, Status]) -> list[ProcessView]:
         up = said.get("up")
         facts = up["facts"] if up is not None and up["alive"] else {}
-        pids, states, restarts = (facts.get(k, {}) for k in ("pids", "states", "restarts"))
+        pids, states, restarts, errors = (facts.get(k, {}) for k in ("pids", "states", "restarts", "errors"))
         names = {*said, *states}
         seen = []
         for name in sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n)):
@@ -98,6 +99,7 @@ class Observer:
                 own["state"] if own and own["alive"] else "dead" if own else "stopped"
             )
             born, cpu, pss = self._cost(pid)
+            said_itself = own["facts"] if own is not None and name != "up" else {}
             seen.append(
                 ProcessView(
                     name,
@@ -107,7 +109,7 @@ class Observer:
                     born,
                     cpu,
                     pss,
-                    own["facts"] if own is not None and name != "up" else {},
+                    said_itself | ({"error": errors[name]} if name in errors else {}),
                 )
             )
         return seen
@@ -184,7 +186,7 @@ def reachable(address: str, timeout_s: float = 0.5) -> bool:
 
 def as_json(settings: Settings, seen: Overview) -> dict[str, Any]:
     """What `headwater status --json` answers."""
-    lock = instance_lock(settings)
+    lock, found = instance_lock(settings), obstacle(settings)
     return {
         "running": seen.running,
         "up_pid": lock.holder() if lock.is_held() else None,
@@ -194,6 +196,11 @@ def as_json(settings: Settings, seen: Overview) -> dict[str, Any]:
             "embedded": settings.embedded,
             "namespace": settings.namespace,
             "reachable": reachable(settings.bootstrap),
+        },
+        "disk": {
+            "free_bytes": free_bytes(settings.data),
+            "reserve_bytes": settings.disk_reserve_bytes if settings.embedded else None,
+            "error": None if found is None else str(found),
         },
         "schema_ids": {
             "authority": "committed" if settings.registry is None else "registry",

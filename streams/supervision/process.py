@@ -118,10 +118,7 @@ async def _until_stopped(settings: Settings, name: str, run: Run) -> None:
 
 
 async def _publish(settings: Settings, name: str) -> None:
-    """Leave this process's metrics for `serve` to show; a full disk must not end the process."""
+    """Leave this process's metrics for `serve` to show."""
     while True:
-        try:
-            metrics.publish(settings, name)
-        except OSError as error:
-            log.warning("metrics.not_written", why=str(error))
+        metrics.publish(settings, name)
         await asyncio.sleep(PUBLISH_S)

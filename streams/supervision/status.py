@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 import psutil
+import structlog
 
 from streams.settings import Settings
 
+log = structlog.get_logger()
+
 State = Literal["starting", "running", "stopping", "failed"]
+_ROOM = 4096
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 JSON = bool | int | float | str | None | list[Any] | dict[str, Any]
 Status = dict[str, Any]
 """One process: process, pid, state, since and updated (seconds since 1970), facts, alive."""
 
 
 class ProcessStatus:
-    """Where a process says how it is doing; written whole each time, so that readers never see half."""
+    """Where a process says how it is doing. What cannot be written is not said: no disk ends a process."""
 
     def __init__(self, settings: Settings, process: str) -> None:
         self.path = settings.run_folder / f"{process}.json"
@@ -28,7 +35,6 @@ class ProcessStatus:
         self._state: State | None = None
         self._since = time.time()
         self._facts: dict[str, JSON] = {}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def set(self, state: State, **facts: JSON) -> None:
         """Say the state, and facts beside those said earlier (the same name replaces)."""
@@ -36,19 +42,21 @@ class ProcessStatus:
         if state != self._state:
             self._state, self._since = state, now
         self._facts.update(facts)
-        write_whole(
+        leave(
             self.path,
-            orjson.dumps(
-                {
-                    "process": self.process,
-                    "pid": os.getpid(),
-                    "born": born(os.getpid()),
-                    "state": state,
-                    "since": self._since,
-                    "updated": now,
-                    "facts": self._facts,
-                },
-                option=orjson.OPT_SERIALIZE_NUMPY,
+            _with_room(
+                orjson.dumps(
+                    {
+                        "process": self.process,
+                        "pid": os.getpid(),
+                        "born": born(os.getpid()),
+                        "state": state,
+                        "since": self._since,
+                        "updated": now,
+                        "facts": self._facts,
+                    },
+                    option=orjson.OPT_SERIALIZE_NUMPY,
+                )
             ),
         )
 
@@ -56,7 +64,8 @@ class ProcessStatus:
         """Take the file away, unless another process has taken the place."""
         said = read(self.path)
         if said is not None and said["pid"] == os.getpid():
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
 
 def read_all(settings: Settings) -> dict[str, Status]:
@@ -98,9 +107,41 @@ def born(pid: int) -> float:
     return float(psutil.Process(pid).create_time())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader sees the old content or the new, a crash leaves one of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def leave(path: Path, content: bytes) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, a crash leaves one of them.
+
+    On a full disk the old content is written over where it is as long: then a reader may see half. Where
+    that cannot be done either, the old content stays; the first time it is logged.
+    """
     half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    half.write_bytes(content)
-    half.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(content)
+        half.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
+        if not (error.errno in _NO_ROOM and _wrote_over(path, content)):
+            _tell(str(path), str(error))
+
+
+def _wrote_over(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("rb+") as file:
+            size = os.fstat(file.fileno()).st_size
+            if len(content) <= size:
+                file.write(content.ljust(size))
+            return len(content) <= size
+    except OSError:
+        return False
+
+
+def _with_room(content: bytes) -> bytes:
+    """Followed by so many spaces that there is room for saying what is wrong once the disk is full."""
+    return content.ljust(len(content) + _ROOM - len(content) % _ROOM)
+
+
+@cache
+def _tell(path: str, why: str) -> None:
+    """Once for each reason: it is tried every second."""
+    log.warning("status.not_written", path=path, why=why)

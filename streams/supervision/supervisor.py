@@ -7,15 +7,13 @@ They stop from the outside in: who produces, who answers, who decides, who reads
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
 
-from schemas.errors import HeadwaterError
-from streams.broker import Broker
-from streams.doctor.machine import kafka_jars
+from streams.disk import obstacle
 from streams.settings import Settings
-from streams.supervision.child import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Child, Once, Say, rotate
+from streams.supervision.broker_keeper import BrokerKeeper
+from streams.supervision.child import Child, Once, Say
 from streams.supervision.instance import instance_lock, refuse_taken_ports, take_instance
 from streams.supervision.status import ProcessStatus, State, read
 
@@ -24,7 +22,6 @@ STOP_ORDER = ("simulate", "serve", "reactors", "folds", "views")
 CHILD_PATIENCE_S = 0.8
 CHILDREN_DEADLINE_S = 2.6
 BROKER_DEADLINE_S = 1.8
-_POLL_S = 0.25
 
 
 class Supervisor:
@@ -33,9 +30,7 @@ class Supervisor:
     def __init__(self, settings: Settings, say: Say, *, simulate: bool = True, agents: int = 12) -> None:
         self.settings = settings
         self.say = say
-        self.broker = Broker(settings) if settings.embedded else None
-        self.broker_restarts = 0
-        self.broker_state = "waiting" if settings.embedded else "external"
+        self.broker = BrokerKeeper(settings, say) if settings.embedded else None
         self.children = {name: Child(settings, name, say) for name in ("folds", "views", "serve", "reactors")}
         if simulate:
             command = (sys.executable, "-m", "streams", "simulate", "--agents", str(agents))
@@ -47,7 +42,12 @@ class Supervisor:
         self._stopping = False
 
     def prepare(self) -> None:
-        """Take the folder and look at the ports. Raises ConfigurationError where another has them."""
+        """Take the folder and look at the ports.
+
+        Raises ConfigurationError where another has them, DiskFull or DiskReadOnly where nothing could live there.
+        """
+        if (found := obstacle(self.settings)) is not None:
+            raise found
         take_instance(self._lock)
         try:
             refuse_taken_ports(self.settings)
@@ -67,7 +67,8 @@ class Supervisor:
             topics = await Once.spawn(self.settings, "topics", "prepare")
             for child in self.children.values():
                 await child.start()
-            await self._start_broker()
+            if self.broker is not None:
+                await self.broker.start()
             for line in await topics.run():
                 self.say("info", line)
             for child in self.children.values():
@@ -75,14 +76,20 @@ class Supervisor:
         except BaseException:
             await self.stop()
             raise
-        self._tasks = [asyncio.create_task(self._keep_broker()), asyncio.create_task(self._report())]
+        self._tasks = [asyncio.create_task(self._report())]
+        if self.broker is not None:
+            self._tasks.append(asyncio.create_task(self.broker.keep()))
 
     @property
     def ready(self) -> bool:
         """Whether every process says that it runs."""
-        return self.broker_state in ("running", "external") and all(
-            c.state == "running" for c in self.children.values()
-        )
+        return all(one.state == "running" for one in self._kept.values())
+
+    @property
+    def _kept(self) -> dict[str, Child | BrokerKeeper]:
+        """All that is kept running, by name."""
+        kept: dict[str, Child | BrokerKeeper] = {} if self.broker is None else {"broker": self.broker}
+        return kept | self.children
 
     @property
     def state(self) -> State:
@@ -108,8 +115,8 @@ class Supervisor:
                 child.kill()
                 await child.ended(1.0)
         if self.broker is not None:
-            await self.broker.stop(BROKER_DEADLINE_S)
-            self.broker_state = "stopped"
+            await self.broker.broker.stop(BROKER_DEADLINE_S)
+            self.broker.state = "stopped"
         if self._status is not None:
             self._status.close()
         self._lock.release()
@@ -119,48 +126,11 @@ class Supervisor:
         for child in self.children.values():
             child.kill()
         if self.broker is not None:
-            self.broker.kill()
+            self.broker.broker.kill()
 
     def pids(self) -> dict[str, int | None]:
         """Process ids by name, the broker's included."""
-        own = {"broker": self.broker.pid} if self.broker is not None else {}
-        return own | {name: child.pid for name, child in self.children.items()}
-
-    async def _start_broker(self) -> None:
-        if self.broker is None:
-            return
-        self.broker_state = "starting"
-        if not kafka_jars():
-            self.say("info", "fetching Apache Kafka from Maven Central, 43 MB, once")
-        rotate(self.broker.log_path)
-        began = time.monotonic()
-        await self.broker.start()
-        self.broker_state = "running"
-        self.say("info", f"broker answers after {time.monotonic() - began:.1f} s (pid {self.broker.pid})")
-
-    async def _keep_broker(self) -> None:
-        """Start the broker again when it dies; its clients wait for it by themselves."""
-        backoff_s = FIRST_BACKOFF_S
-        while self.broker is not None:
-            await asyncio.sleep(_POLL_S)
-            if self.broker.pid is not None:
-                continue
-            self.broker_state = "restarting"
-            self.say(
-                "warning",
-                f"broker ended with code {self.broker.returncode}; starting it again in {backoff_s:.1f} s "
-                f"(log: {self.broker.log_path})",
-            )
-            await self.broker.stop()
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
-            self.broker_restarts += 1
-            try:
-                await self._start_broker()
-            except HeadwaterError as error:
-                self.say("error", f"the broker did not start: {error}")
-            else:
-                backoff_s = FIRST_BACKOFF_S
+        return {name: one.pid for name, one in self._kept.items()}
 
     async def _report(self) -> None:
         """Keep our own status file fresh: `headwater status` reads pids and restarts there."""
@@ -171,12 +141,11 @@ class Supervisor:
     def _tell(self, state: State) -> None:
         if self._status is None:
             return
-        restarts = {name: c.restarts for name, c in self.children.items()}
-        states = {name: c.state for name, c in self.children.items()}
-        if self.broker is not None:
-            restarts["broker"], states["broker"] = self.broker_restarts, self.broker_state
-        with contextlib.suppress(OSError):  # a full disk is the guard's to report; stopping must go on
-            self._status.set(state, pids=self.pids(), restarts=restarts, states=states)
+        kept = self._kept
+        restarts = {name: one.restarts for name, one in kept.items()}
+        states = {name: one.state for name, one in kept.items()}
+        errors = {name: one.error for name, one in kept.items() if one.error}
+        self._status.set(state, pids=self.pids(), restarts=restarts, states=states, errors=errors)
 
     def _clear_run_folder(self) -> None:
         """Take away what processes of an earlier start left there; those run alone are let be."""

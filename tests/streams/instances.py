@@ -29,11 +29,15 @@ def until(condition: Callable[[], object], timeout_s: float) -> None:
 
 
 class Instance:
-    """One `headwater up --no-simulate --plain` in a folder of its own."""
+    """One `headwater up --no-simulate --plain` in a folder of its own; `variables` are more settings."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, **variables: str) -> None:
         self.settings = Settings(data=folder, port=port)
-        self.environment = os.environ | {"HEADWATER_DATA": str(folder), "HEADWATER_PORT": str(port)}
+        self.environment = os.environ | {
+            "HEADWATER_DATA": str(folder),
+            "HEADWATER_PORT": str(port),
+            **variables,
+        }
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout_s: float = 120.0) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import DiskFull
+from schemas.errors import DiskFull, DiskReadOnly
 from schemas.events import MetricReported
 from streams import disk
-from streams.disk import DiskGuard
+from streams.disk import DiskGuard, obstacle
 from streams.producing.producer import Producer
 from streams.settings import Settings
+from tests.streams.disks import damage, fragile_disk, read_only, small_disk
 
 EVENT = MetricReported(component="c", name="m", value=1.0)
 
@@ -34,13 +35,52 @@ def test_an_own_cluster_is_not_guarded(tmp_path: Path) -> None:
 def test_takes_events_again_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard looks anew; a refusal is not for ever."""
     free = [0]
-    monkeypatch.setattr(disk, "_free", lambda _: free[0])
+    monkeypatch.setattr(disk, "free_bytes", lambda _: free[0])
     monkeypatch.setattr(disk, "_EVERY_S", 0.0)
     guard = DiskGuard(Settings(data=tmp_path))
     with pytest.raises(DiskFull):
         guard.check()
     free[0] = 2**40
     guard.check()
+
+
+def test_a_read_only_disk_takes_no_events_and_is_seen_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked by a write, which changes nothing; once it takes writes, events are taken again."""
+    monkeypatch.setattr(disk, "_EVERY_S", 0.0)
+    with small_disk(tmp_path / "disk", 80) as place:
+        settings = Settings(data=place / "data", disk_reserve_bytes=0)
+        settings.data.mkdir()
+        guard, before = DiskGuard(settings), settings.data.stat()
+        guard.check()
+        assert settings.data.stat().st_mtime_ns == before.st_mtime_ns
+        with read_only(place):
+            with pytest.raises(DiskReadOnly, match="is read-only"):
+                guard.check()
+            assert isinstance(obstacle(settings), DiskReadOnly)
+            assert isinstance(obstacle(Settings(data=place / "new" / "data")), DiskReadOnly)
+        guard.check()
+        assert obstacle(settings) is None
+
+
+def test_a_disk_that_the_kernel_made_read_only(tmp_path: Path) -> None:
+    """After an error of its own a file system may not say so when it is asked: only a write shows it."""
+    with fragile_disk(tmp_path) as place:
+        settings = Settings(data=place, disk_reserve_bytes=0)
+        assert obstacle(settings) is None
+        damage(place)
+        assert isinstance(obstacle(settings), DiskReadOnly)
+
+
+def test_where_nothing_could_live(tmp_path: Path) -> None:
+    """Less than is needed to start: refused; a reserve that is set lower still is somebody's decision."""
+    with small_disk(tmp_path / "disk", 8) as place:
+        found = obstacle(Settings(data=place / "data"))
+        assert isinstance(found, DiskFull)
+        assert "8 MiB are free" in found.message
+        assert "HEADWATER_DATA" in found.hint
+        assert obstacle(Settings(data=place / "data", disk_reserve_bytes=2**20)) is None
 
 
 async def test_the_producer_refuses_before_it_connects(tmp_path: Path) -> None:

@@ -130,11 +130,14 @@ def test_a_postgresql_is_looked_at(settings: Settings, postgres: Cluster) -> Non
 def test_little_disk_and_memory_warn_then_fail(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits are those of a log that is kept for ever and of all processes together."""
     settings.data.mkdir()
-    for free, disk_level, memory_level in ((100, "ok", "ok"), (1.2, "warn", "warn"), (0.5, "fail", "fail")):
+    for free, disk_level, memory_level in ((100, "ok", "ok"), (1.2, "warn", "warn"), (0.4, "fail", "fail")):
         size = int(free * machine.GIB)
         monkeypatch.setattr(shutil, "disk_usage", lambda _, s=size: SimpleNamespace(free=s))
         monkeypatch.setattr(psutil, "virtual_memory", lambda s=size: SimpleNamespace(available=s))
-        assert machine.disk(settings)[0].level == disk_level
+        found = machine.disk(settings)[0]
+        assert found.level == disk_level
+        assert "0.5 GiB are kept in reserve" in found.says
+        assert ("new events are refused" in found.says) == (disk_level == "fail")
         assert machine.memory(settings)[0].level == memory_level
 
 

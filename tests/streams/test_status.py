@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from streams.settings import Settings
-from streams.supervision.status import ProcessStatus, is_alive, read, read_all, write_whole
+from streams.supervision.status import ProcessStatus, is_alive, leave, read, read_all
+from tests.streams.disks import Ballast, read_only, small_disk
 
 
 @pytest.fixture
@@ -93,7 +94,44 @@ def test_what_is_no_status_is_passed_over(settings: Settings, text: str) -> None
 def test_files_are_replaced_whole(tmp_path: Path) -> None:
     """The content is the new one, and nothing half-written is left beside it."""
     path = tmp_path / "a" / "b"
-    write_whole(path, b"one")
-    write_whole(path, b"two")
+    leave(path, b"one")
+    leave(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_ends_no_process(tmp_path: Path) -> None:
+    """On a full disk a process still says how it is, and what is wrong; with room again as before."""
+    with small_disk(tmp_path / "disk", 1) as disk:
+        settings, ballast = Settings(data=disk), Ballast(disk)
+        status = ProcessStatus(settings, "views")
+        status.set("running", lag=3)
+        ballast.fill()
+        status.set("running", lag=4, error="database or disk is full " * 20)
+        said = read(status.path)
+        assert said is not None
+        assert said["facts"] == {"lag": 4, "error": "database or disk is full " * 20}
+        status.set("running", lag=5, error="x" * 100_000)  # this has no room: the last word stays
+        assert read(status.path) == said
+        assert [p.name for p in settings.run_folder.iterdir()] == ["views.json"]
+        ballast.drop()
+        status.set("running", lag=6, error=None)
+        said = read(status.path)
+        assert said is not None
+        assert said["facts"] == {"lag": 6, "error": None}
+
+
+def test_a_read_only_disk_ends_no_process(tmp_path: Path) -> None:
+    """Where nothing can be written the last word stays; what is closed does not raise."""
+    with small_disk(tmp_path / "disk", 1) as disk:
+        status = ProcessStatus(Settings(data=disk), "views")
+        status.set("running", lag=3)
+        with read_only(disk):
+            status.set("running", lag=4)
+            said = read(status.path)
+            assert said is not None
+            assert said["facts"] == {"lag": 3}
+            status.close()
+        status.set("running", lag=5)
+        status.close()
+        assert not status.path.exists()

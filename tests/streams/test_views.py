@@ -44,6 +44,7 @@ from streams.views.positions_kafka import KafkaOffsets
 from tests.conftest import NewDatabase, free_base_port
 from tests.postgres import USER, Cluster
 from tests.projections.material import rows
+from tests.streams.disks import Ballast, small_disk
 
 ROOT = Path(__file__).parents[2]
 NAMES = [view.name for view in views()]
@@ -431,6 +432,28 @@ async def test_a_database_that_comes_back_is_written_again(
         await asyncio.to_thread(own_postgres.start)
         await wait_for(token(await produce(settings, 100)), "runs", 30)
         assert run_row(store).messages == 150
+
+
+async def test_a_full_disk_is_waited_for(broker: Settings, tmp_path: Path) -> None:
+    """SQLite on a disk without room: views say so and what to do, are asked as ever, and go on once there is room."""
+    with small_disk(tmp_path / "disk", 16) as disk:
+        settings = await instance(broker, tmp_path / "data", f"sqlite:///{disk / 'views.sqlite'}")
+        ballast = Ballast(disk)
+        async with running((settings, run)), asking(settings) as (store, wait_for):
+            await prepared(settings)
+            await wait_for(token(await produce(settings, 100)), "runs", 20)
+            ballast.fill()
+            positions = await produce(settings, 2_000)
+            await until(lambda: "database or disk is full" in (errors(settings)["events"] or ""))
+            assert "make room on its disk" in (errors(settings)["events"] or "")
+            assert run_row(store).messages >= 50
+            ballast.drop()
+            for name in ("runs", "events"):
+                await wait_for(token(positions), name, 30)
+            assert run_row(store).messages == 1_050
+            await until(lambda: not any(errors(settings).values()))
+            with store.read("runs") as reading:
+                assert reading.connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
 
 
 async def test_a_database_that_was_emptied_is_filled_again(

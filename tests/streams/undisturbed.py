@@ -6,11 +6,13 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from processors.fold import Fold
 from projections.catalog import views
 from projections.generations import lacking
 from projections.store import Store
@@ -168,9 +170,13 @@ def expected_views(undisturbed: Simulation, path: Path) -> Store:
     return store
 
 
-async def compare(settings: Settings, made: list[tuple[e.Event, Envelope]]) -> None:
+async def compare(
+    settings: Settings,
+    made: list[tuple[e.Event, Envelope]],
+    hosted: Callable[[], Sequence[Fold[Any]]] = folds,
+) -> None:
     """Outputs by content, state restored from the log, and views, against an undisturbed run in memory."""
-    undisturbed = Simulation(folds, partitions=settings.partitions)
+    undisturbed = Simulation(hosted, partitions=settings.partitions)
     for event, envelope in made:
         undisturbed.produce(
             event,
@@ -187,7 +193,7 @@ async def compare(settings: Settings, made: list[tuple[e.Event, Envelope]]) -> N
         doubled = Counter(seen) - Counter(expected)
         assert not lost, f"{topic}: {lost.total()} lost or other, such as {next(iter(lost))}"
         assert not doubled, f"{topic}: {doubled.total()} doubled or other, such as {next(iter(doubled))}"
-    runner = Runner(settings, folds)
+    runner = Runner(settings, hosted)
     runner._codec = Codec()
     await runner._log.start()
     states: dict[tuple[str, str], Any] = {}

@@ -364,5 +364,5 @@ async def test_while_the_disk_is_full(tmp_path: Path) -> None:
             transport=httpx.ASGITransport(app), base_url="http://x", headers=headers
         ) as http:
             answer = await http.post("/v1/events", json=metric())
-    assert answer.status_code == 507
+    assert (answer.status_code, answer.headers["Retry-After"]) == (507, "10")
     assert "kept in reserve" in answer.json()["detail"]
