@@ -9,8 +9,9 @@ from sqlalchemy import Column, Connection, MetaData, Table
 
 from projections.columns import FLOAT, TEXT, stamp
 from projections.components import spend_of
+from projections.history import history_of, slot_of
 from projections.merging import Merger, Row, added, greatest, latest, least
-from projections.once import fresh_in_window, window_table
+from projections.once import fresh_in_window, uncounted_table, window_table
 from projections.view import Entry, Tables, View
 from schemas import events as e
 from schemas.topics import LIFECYCLE, SIGNALS
@@ -24,11 +25,11 @@ class Agents(View):
 
     name = "agents"
     about = "the fleet: who is there, and what each did"
-    version = 2
+    version = 3
     topics = (LIFECYCLE, SIGNALS)
 
     def tables(self, metadata: MetaData, suffix: str) -> Tables:
-        """Agents by id, and the window of counted signals."""
+        """Agents by id with their history, and the window of counted signals."""
         agents = Table(
             f"agents{suffix}",
             metadata,
@@ -50,19 +51,25 @@ class Agents(View):
             *map(added, ("heartbeats", "calls", "failures", "errors", "runs", "failed_runs")),
             *map(added, ("input_tokens", "output_tokens", "cost_nanousd")),
         )
-        return {"agents": agents, "window": window_table(f"agents_window{suffix}", metadata)}
+        return {
+            "agents": agents,
+            "agents_history": history_of(agents, suffix),
+            "window": window_table(f"agents_window{suffix}", metadata),
+            "uncounted": uncounted_table(f"agents_uncounted{suffix}", metadata),
+        }
 
     def apply(self, connection: Connection, tables: Tables, batch: Sequence[Entry]) -> None:
         """Merge what agents said of themselves, and count what they did."""
         agents = Merger(connection, tables["agents"])
         signals = [entry for entry in batch if entry.topic == SIGNALS.name]
-        for entry in fresh_in_window(connection, tables["window"], signals):
-            if isinstance(entry.event, e.Signal) and entry.event.agent_id is not None:
-                agents.add((entry.envelope.project, entry.event.agent_id), _did(entry, entry.event))
+        for entry in fresh_in_window(connection, tables["window"], signals, uncounted=tables["uncounted"]):
+            signal = entry.event
+            if isinstance(signal, e.Signal) and signal.agent_id is not None:
+                agents.add((entry.envelope.project, signal.agent_id), _did(entry, signal), slot_of(entry))
         for entry in batch:
             event = entry.event
             if isinstance(event, e.AgentAnnounced | e.AgentHeartbeat | e.AgentRetired):
-                agents.add((entry.envelope.project, event.agent_id), _said(entry, event))
+                agents.add((entry.envelope.project, event.agent_id), _said(entry, event), slot_of(entry))
         agents.write()
 
 

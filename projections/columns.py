@@ -55,4 +55,4 @@ def nano_usd(cost_usd: float | None) -> int:
 def stamp(time: float, source: str, id_: str) -> str:
     """Orders events by event time (microseconds), then by name, as text; the same event, the same stamp."""
     micros = max(0, min(round(time * 1_000_000), _LATEST_US) + _EPOCH_US)
-    return f"{micros:018d}|{source}|{id_}"
+    return without_nul(f"{micros:018d}|{source}|{id_}")

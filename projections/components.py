@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from sqlalchemy import Column, Connection, MetaData, Table
@@ -10,8 +9,9 @@ from sqlalchemy.types import Boolean
 
 from projections.columns import FLOAT, INTEGER, TEXT, nano_usd, saturated, stamp
 from projections.histogram import bucket_of
+from projections.history import history_of, slot_of
 from projections.merging import Merger, Row, added, greatest, latest, least
-from projections.once import fresh_in_window, window_table
+from projections.once import fresh_in_window, uncounted_table, window_table
 from projections.view import Entry, Tables, View
 from schemas.events import Signal
 from schemas.topics import SIGNALS
@@ -34,11 +34,11 @@ class Components(View):
 
     name = "components"
     about = "what has health: counts, failures, latency, spend"
-    version = 2
+    version = 3
     topics = (SIGNALS,)
 
     def tables(self, metadata: MetaData, suffix: str) -> Tables:
-        """Components, the last of each of their signals, latency buckets, and the window."""
+        """Components, the last of each of their signals, latency buckets, their histories, and the window."""
         key = ("project", "component")
         components = Table(
             f"components{suffix}",
@@ -78,7 +78,11 @@ class Components(View):
             "components": components,
             "signals": signals,
             "latency": latency,
+            "components_history": history_of(components, suffix),
+            "signals_history": history_of(signals, suffix),
+            "latency_history": history_of(latency, suffix, packed=True),
             "window": window_table(f"components_window{suffix}", metadata),
+            "uncounted": uncounted_table(f"components_uncounted{suffix}", metadata),
         }
 
     def apply(self, connection: Connection, tables: Tables, batch: Sequence[Entry]) -> None:
@@ -86,21 +90,21 @@ class Components(View):
         components, signals, latency = (
             Merger(connection, tables[t]) for t in ("components", "signals", "latency")
         )
-        buckets: Counter[tuple[str, str, int]] = Counter()
-        for entry in fresh_in_window(connection, tables["window"], batch):
+        for entry in fresh_in_window(connection, tables["window"], batch, uncounted=tables["uncounted"]):
             signal = entry.event
             if not isinstance(signal, Signal):
                 continue
-            key = (entry.envelope.project, signal.component)
+            key, slot = (entry.envelope.project, signal.component), slot_of(entry)
             when = stamp(entry.time, entry.envelope.source, entry.envelope.id)
-            components.add(key, _component_row(entry, signal, when))
-            signals.add((*key, signal.kind, signal.name), _signal_row(entry, signal, when))
+            components.add(key, _component_row(entry, signal, when), slot)
+            signals.add((*key, signal.kind, signal.name), _signal_row(entry, signal, when), slot)
             if signal.kind == "call" and signal.name == "latency_ms" and signal.value is not None:
-                buckets[(*key, bucket_of(signal.value))] += 1
-        for bucket, count in buckets.items():
-            latency.add(bucket, {"count": count})
+                latency.add((*key, bucket_of(signal.value)), _ONE, slot)
         for merger in (components, signals, latency):
             merger.write()
+
+
+_ONE = {"count": 1}
 
 
 def _component_row(entry: Entry, signal: Signal, when: str) -> Row:

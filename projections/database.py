@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from projections.trouble import explaining, place_of
@@ -98,6 +98,13 @@ def reader(url: URL) -> Engine:
     return _postgresql(url, _READER, CONNECTIONS, "REPEATABLE READ")
 
 
+def scratch() -> Engine:
+    """An engine each of whose connections is an empty SQLite in memory."""
+    engine = create_engine("sqlite://", poolclass=NullPool, connect_args={"check_same_thread": False})
+    _begin_by(engine, (), "BEGIN")
+    return engine
+
+
 def _sqlite(url: URL, pragmas: Sequence[str], begin: str, connections: int) -> Engine:
     engine = create_engine(
         url,
@@ -106,7 +113,11 @@ def _sqlite(url: URL, pragmas: Sequence[str], begin: str, connections: int) -> E
         pool_timeout=600,
         connect_args={"timeout": _SQLITE_BUSY_S, "check_same_thread": False},
     )
+    _begin_by(engine, pragmas, begin)
+    return engine
 
+
+def _begin_by(engine: Engine, pragmas: Sequence[str], begin: str) -> None:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver would begin transactions only at the first change
@@ -116,8 +127,6 @@ def _sqlite(url: URL, pragmas: Sequence[str], begin: str, connections: int) -> E
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
-
-    return engine
 
 
 def _postgresql(url: URL, session: dict[str, str], connections: int, isolation_level: str) -> Engine:

@@ -39,7 +39,7 @@ OFFSETS = Table(
     Column("partition", INTEGER, primary_key=True, autoincrement=False),
     Column("next_offset", INTEGER, nullable=False),
 )
-_NAMING = {"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"}
+NAMING = {"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"}
 
 
 class ViewNotReady(HeadwaterError):
@@ -87,7 +87,7 @@ class Layouts:
     def _layout(self, view: View, generation: int) -> tuple[MetaData, Tables]:
         layout = self.known.get((view.name, generation))
         if layout is None:
-            metadata = MetaData(naming_convention=_NAMING)
+            metadata = MetaData(naming_convention=NAMING)
             layout = metadata, view.tables(metadata, f"_{generation}")
             self.known[view.name, generation] = layout
         return layout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 from sqlalchemy import Column, Connection, Index, MetaData, Table, delete, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -40,12 +41,17 @@ def window_table(name: str, metadata: MetaData) -> Table:
 
 
 def fresh_in_window(
-    connection: Connection, table: Table, batch: Sequence[Entry], window: int = WINDOW
+    connection: Connection,
+    table: Table,
+    batch: Sequence[Entry],
+    window: int = WINDOW,
+    *,
+    uncounted: Table | None = None,
 ) -> list[Entry]:
     """Entries whose event did not stand within the `window` offsets before, in the same partition.
 
-    A duplicate prolongs the window, as in the folds' runner. A dead letter's replay is addressed
-    to a fold and is nobody's event here: it is left out, and not noted.
+    A duplicate prolongs the window, as in the folds' runner; `uncounted` notes it. A dead letter's replay
+    is addressed to a fold and is nobody's event here: it is left out, and not noted.
     """
     named = [(digest(entry), entry) for entry in batch if entry.envelope.replay_of is None]
     last = {(entry.topic, entry.partition, name): entry.offset for name, entry in named}
@@ -54,11 +60,15 @@ def fresh_in_window(
         before = _known(connection, table, last)
         put(connection, table, _rows(last))
     fresh: list[Entry] = []
+    again: list[Entry] = []
     for name, entry in named:
         key = (entry.topic, entry.partition, name)
         if before.get(key, -1) < max(0, entry.offset - window):
             fresh.append(entry)
+        else:
+            again.append(entry)
         before[key] = entry.offset
+    leave_out(connection, uncounted, again)
     _forget(connection, table, (entry for _, entry in named), window)
     return fresh
 
@@ -114,24 +124,56 @@ def counted_table(name: str, metadata: MetaData) -> Table:
     return Table(name, metadata, Column("digest", BYTES, primary_key=True), sqlite_with_rowid=False)
 
 
-def fresh_ever(connection: Connection, table: Table, batch: Sequence[Entry]) -> list[Entry]:
+def fresh_ever(
+    connection: Connection, table: Table, batch: Sequence[Entry], *, uncounted: Table | None = None
+) -> list[Entry]:
     """Entries whose event was never counted before, wherever it stands; they count from now on.
 
-    Raw topics need it: a producer's second delivery may stand in another partition.
+    Raw topics need it: a producer's second delivery may stand in another partition. `uncounted` notes it.
     """
     unseen: dict[bytes, Entry] = {}
-    for entry in batch:
-        if entry.envelope.replay_of is None:
-            unseen.setdefault(digest(entry), entry)
+    ours = [entry for entry in batch if entry.envelope.replay_of is None]
+    again = [entry for entry in ours if unseen.setdefault(digest(entry), entry) is not entry]
     try:
         with connection.begin_nested():
             put_new(connection, table, [{"digest": name} for name in sorted(unseen)])
     except IntegrityError:
         for chunk in _chunks(list(unseen)):
             for (name,) in connection.execute(select(table.c.digest).where(table.c.digest.in_(chunk))):
-                del unseen[bytes(name)]
+                again.append(unseen.pop(bytes(name)))
         put_new(connection, table, [{"digest": name} for name in sorted(unseen)])
+    leave_out(connection, uncounted, again)
     return list(unseen.values())
+
+
+def uncounted_table(name: str, metadata: MetaData) -> Table:
+    """Places of entries that did not count: what reads the log again has to leave out the same."""
+    return Table(
+        name,
+        metadata,
+        Column("topic", TEXT, primary_key=True),
+        Column("partition", INTEGER, primary_key=True, autoincrement=False),
+        Column("offset", INTEGER, primary_key=True, autoincrement=False),
+        sqlite_with_rowid=False,
+    )
+
+
+class InLog(Protocol):
+    """What has a place in the log."""
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102 - the class says it
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+
+
+def leave_out(connection: Connection, uncounted: Table | None, entries: Iterable[InLog]) -> None:
+    """Note that these did not count, where the view wants it noted."""
+    if uncounted is not None:
+        rows = [{"topic": x.topic, "partition": x.partition, "offset": x.offset} for x in entries]
+        put(connection, uncounted, rows)
 
 
 def _chunks(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

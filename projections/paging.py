@@ -42,24 +42,27 @@ def page(
     Keys are together unique, and all selected. `question` is the filters: a cursor holds for the
     same question only. Raises BadCursor.
     """
-    name = blake2b(orjson.dumps(question, default=str), digest_size=8).hexdigest()
-    if cursor is not None:
-        values = tuple_(*_values(cursor, name, keys))
-        columns = tuple_(*keys)
+    start = start_of(cursor, question, keys)
+    if start is not None:
+        values, columns = tuple_(*start), tuple_(*keys)
         statement = statement.where(columns < values if descending else columns > values)
     order = [key.desc() if descending else key.asc() for key in keys]
     rows = connection.execute(statement.order_by(*order).limit(limit + 1)).all()
     if len(rows) <= limit:
         return rows, None
     last = rows[limit - 1]._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
-    return rows[:limit], _encode([name, *(last[key.name] for key in keys)])
+    return rows[:limit], cursor_at(question, [last[key.name] for key in keys])
 
 
-def _encode(values: list[Any]) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
+def cursor_at(question: object, values: Sequence[Any]) -> str:
+    """The cursor of what comes after the row with these values of the keys."""
+    return base64.urlsafe_b64encode(orjson.dumps([_name(question), *values])).decode().rstrip("=")
 
 
-def _values(cursor: str, name: str, keys: Sequence[Column[Any]]) -> list[Any]:
+def start_of(cursor: str | None, question: object, keys: Sequence[Column[Any]]) -> list[Any] | None:
+    """The values of the keys after which a cursor goes on; None without one. Raises BadCursor."""
+    if cursor is None:
+        return None
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         found, *values = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
@@ -68,9 +71,13 @@ def _values(cursor: str, name: str, keys: Sequence[Column[Any]]) -> list[Any]:
         checked = [_checked(value, key.type) for value, key in zip(values, keys, strict=True)]
     except (ValueError, TypeError, binascii.Error) as error:
         raise BadCursor("this is not a cursor of this list", hint="send `next` back as you got it") from error
-    if found != name:
+    if found != _name(question):
         raise BadCursor("this cursor belongs to other filters", hint="keep the filters while you turn pages")
     return checked
+
+
+def _name(question: object) -> str:
+    return blake2b(orjson.dumps(question, default=str), digest_size=8).hexdigest()
 
 
 def _checked(value: Any, kind: TypeEngine[Any]) -> Any:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from projections.access import Forbidden, QuotaExceeded
 from projections.generations import ViewNotReady
 from projections.paging import BadCursor, NotFound
+from projections.past.cut import BadMoment
 from projections.position import BadToken
 from projections.trouble import TROUBLE, DatabaseUnavailable
 from schemas import errors as e
@@ -28,6 +29,7 @@ RETRY_AFTER_S = {503: 1, 507: 10}
 """By status: room on a disk is rarely made within a second."""
 STATUS: Mapping[type[e.HeadwaterError], int] = {
     BadCursor: 400,
+    BadMoment: 400,
     BadToken: 400,
     e.DecodeError: 400,
     Forbidden: 403,

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Column, Connection, Index, MetaData, Table
 
 from projections.columns import FLOAT, TEXT, nano_usd, saturated, stamp
+from projections.history import history_of, slot_of
 from projections.merging import Merger, Row, added, earliest, greatest, latest, least
-from projections.once import counted_table, fresh_ever
+from projections.once import counted_table, fresh_ever, uncounted_table
 from projections.view import Entry, Tables, View
 from schemas import events as e
 from schemas import topics
@@ -47,12 +48,13 @@ class Runs(View):
 
     name = "runs"
     about = "what came of each task, and what it took"
+    version = 2
     topics = (
         topics.RUNS, topics.MESSAGES, topics.TOOL_CALLS, topics.LLM_CALLS, topics.ERRORS, topics.ANOMALIES,
     )  # fmt: skip
 
     def tables(self, metadata: MetaData, suffix: str) -> Tables:
-        """Runs by id, and the names of counted events."""
+        """Runs by id, the latest event time of each project, their histories, and the names of counted events."""
         runs = Table(
             f"runs{suffix}",
             metadata,
@@ -76,15 +78,33 @@ class Runs(View):
         Index(None, c.project, c.first_seen)
         Index(None, c.project, c.agent_id, c.first_seen)
         Index(None, c.project, c.outcome, c.first_seen)
-        return {"runs": runs, "counted": counted_table(f"runs_counted{suffix}", metadata)}
+        # No run of a project begins later than its last event: the list of a cut begins there.
+        reach = Table(
+            f"runs_reach{suffix}",
+            metadata,
+            Column("project", TEXT, primary_key=True),
+            greatest("last_seen", FLOAT),
+        )
+        return {
+            "runs": runs,
+            "reach": reach,
+            "runs_history": history_of(runs, suffix, order="first_seen"),
+            "reach_history": history_of(reach, suffix),
+            "counted": counted_table(f"runs_counted{suffix}", metadata),
+            "uncounted": uncounted_table(f"runs_uncounted{suffix}", metadata),
+        }
 
     def apply(self, connection: Connection, tables: Tables, batch: Sequence[Entry]) -> None:
         """Count each event once, in its run."""
-        runs = Merger(connection, tables["runs"])
+        runs, reach = (Merger(connection, tables[t]) for t in ("runs", "reach"))
         ours = [entry for entry in batch if _run_of(entry) is not None]
-        for entry in fresh_ever(connection, tables["counted"], ours):
-            runs.add((entry.envelope.project, _run_of(entry)), _row(entry))
+        for entry in fresh_ever(connection, tables["counted"], ours, uncounted=tables["uncounted"]):
+            project, slot, row = entry.envelope.project, slot_of(entry), _row(entry)
+            runs.add((project, _run_of(entry)), row, slot)
+            if "last_seen" in row:
+                reach.add((project,), row, slot)
         runs.write()
+        reach.write()
 
 
 def _run_of(entry: Entry) -> str | None:

@@ -26,6 +26,7 @@ from projections.generations import (  # they are raised here
     ViewNotReady,
 )
 from projections.merging import put
+from projections.once import InLog, leave_out
 from projections.surviving import Refused, apply_surviving
 from projections.view import Entry, Offsets, Place, Tables, View
 
@@ -89,12 +90,13 @@ class Store:
         batch: Sequence[Entry],
         start: Mapping[Place, int | None],
         end: Offsets,
+        undecodable: Sequence[InLog] = (),
     ) -> list[Refused]:
         """Bring a view's generation from the offsets `start` to `end`: all of it, or nothing.
 
-        `start` has None for a place that was not read before. Returns the entries that the view could
-        not take; they are left out. Raises ViewMoved, ViewHeld, or the database's own error: nothing
-        has changed then.
+        `start` has None for a place that was not read before; what was `undecodable` is not among the batch.
+        Returns the entries that the view could not take; they are left out. Raises ViewMoved, ViewHeld, or
+        the database's own error: nothing has changed then.
         """
         view = self.views[name]
 
@@ -112,7 +114,9 @@ class Store:
                         f"view {name} stands at {stored.get(place)} of {place}, its writer at {offset}",
                         hint="let one process write the views of a database",
                     )
-            refused = apply_surviving(connection, view, self._layouts.of(view, generation), batch)
+            tables = self._layouts.of(view, generation)
+            refused = apply_surviving(connection, view, tables, batch)
+            leave_out(connection, tables.get("uncounted"), [*(x.entry for x in refused), *undecodable])
             put(
                 connection,
                 g.OFFSETS,

@@ -94,6 +94,21 @@ class Writing:
                 _refuse_long(rows, names)
 
 
+def replacing(table: Table, dialect: str) -> Writing:
+    """An insert by which a row takes the place of one with its key."""
+    others = [c.name for c in table.columns if not c.primary_key]
+
+    def conflict(upsert: Upsert) -> Insert:
+        key = list(table.primary_key)
+        if not others:
+            return upsert.on_conflict_do_nothing(index_elements=key)
+        return upsert.on_conflict_do_update(
+            index_elements=key, set_={name: upsert.excluded[name] for name in others}
+        )
+
+    return Writing(table, dialect, conflict)
+
+
 def _without_nul(rows: Sequence[Row], names: Sequence[str]) -> None:
     for name in names:
         for row in rows:

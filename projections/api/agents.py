@@ -9,13 +9,13 @@ from sqlalchemy import ColumnElement, Row, Table, case, select
 
 from projections.access import Caller
 from projections.api.door import (
-    PROBLEMS,
-    PROBLEMS_OF_ONE,
+    PROBLEMS_OF_ONE_PAST,
+    PROBLEMS_OF_PAST,
     Door,
     Moment,
     Page,
     PageQuestion,
-    Question,
+    PastQuestion,
     Text,
     Token,
     equals,
@@ -25,6 +25,8 @@ from projections.api.door import (
 )
 from projections.columns import NANO
 from projections.paging import NotFound, page
+from projections.past import State
+from projections.past.listing import by_id, listed
 from projections.store import Reading
 
 Status = Literal["active", "retired", "unannounced"]
@@ -65,7 +67,7 @@ class AgentDetail(Agent):
     position: Token
 
 
-class AgentsQuestion(PageQuestion):
+class AgentsQuestion(PageQuestion, PastQuestion):
     """Filters of agents."""
 
     prefix: Annotated[Text | None, Field(description="Start of the id.")] = None
@@ -85,10 +87,10 @@ def agents_page(reading: Reading, project: str, question: AgentsQuestion) -> Pag
     table = reading.tables["agents"]["agents"]
     status = _status(table)
     statement = select(table, status.label("status")).where(
-        table.c.project == project, *equals((table.c.role, question.role), (status, question.status))
+        table.c.project == project,
+        *_named(table, question),
+        *equals((table.c.role, question.role), (status, question.status)),
     )
-    if question.prefix is not None:
-        statement = statement.where(*starts_with(table.c.agent_id, question.prefix))
     rows, following = page(
         reading.connection,
         statement,
@@ -98,6 +100,23 @@ def agents_page(reading: Reading, project: str, question: AgentsQuestion) -> Pag
         cursor=question.cursor,
     )
     return Page(items=[Agent(**_values(row)) for row in rows], next=following, position="")
+
+
+def _named(table: Table, question: AgentsQuestion) -> list[ColumnElement[bool]]:
+    return [] if question.prefix is None else starts_with(table.c.agent_id, question.prefix)
+
+
+def agents_then(state: State, project: str, question: AgentsQuestion) -> Page[Agent]:
+    """The same of the past."""
+    table = state.live.tables["agents"]["agents"]
+    return listed(
+        by_id(state, project, table.c.agent_id, *_named(table, question)),
+        lambda: agents_page(state.reading, project, question),
+        question=["agents", project, question.filters()],
+        keys=[table.c.agent_id],
+        limit=question.limit,
+        cursor=question.cursor,
+    )
 
 
 def agent_detail(reading: Reading, project: str, id_: str) -> AgentDetail:
@@ -134,25 +153,33 @@ def routes(door: Door) -> APIRouter:
     """The routes of agents."""
     router = APIRouter(tags=["agents"])
 
-    @router.get("/v1/agents", responses=PROBLEMS)
+    @router.get("/v1/agents", responses=PROBLEMS_OF_PAST)
     async def list_agents(
         question: Annotated[AgentsQuestion, Query()], caller: Annotated[Caller, Depends(door.caller)]
     ) -> Page[Agent]:
         """Agents of a project, by id, a page at a time."""
         found, position = await door.answer(
-            caller, question, ["agents"], lambda r, project: agents_page(r, project, question)
+            caller,
+            question,
+            ["agents"],
+            lambda r, project: agents_page(r, project, question),
+            lambda state, project: agents_then(state, project, question),
         )
         return found.model_copy(update={"position": position})
 
-    @router.get("/v1/agents/{agent_id:path}", responses=PROBLEMS_OF_ONE)
+    @router.get("/v1/agents/{agent_id:path}", responses=PROBLEMS_OF_ONE_PAST)
     async def get_agent(
         agent_id: str,
-        question: Annotated[Question, Query()],
+        question: Annotated[PastQuestion, Query()],
         caller: Annotated[Caller, Depends(door.caller)],
     ) -> AgentDetail:
         """One agent."""
         found, position = await door.answer(
-            caller, question, ["agents"], lambda r, project: agent_detail(r, project, agent_id)
+            caller,
+            question,
+            ["agents"],
+            lambda r, project: agent_detail(r, project, agent_id),
+            lambda state, project: agent_detail(state.of(project, agent_id), project, agent_id),
         )
         return found.model_copy(update={"position": position})
 

@@ -5,17 +5,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
-from sqlalchemy import Row, select
+from sqlalchemy import ColumnElement, Row, Table, select
 
 from projections.access import Caller
 from projections.api.door import (
-    PROBLEMS,
-    PROBLEMS_OF_ONE,
+    PROBLEMS_OF_ONE_PAST,
+    PROBLEMS_OF_PAST,
     Door,
     Moment,
     Page,
     PageQuestion,
-    Question,
+    PastQuestion,
     Text,
     Token,
     moment,
@@ -25,6 +25,8 @@ from projections.api.door import (
 from projections.columns import NANO
 from projections.histogram import RELATIVE_ERROR, quantile
 from projections.paging import NotFound, page
+from projections.past import State
+from projections.past.listing import by_id, listed
 from projections.store import Reading
 
 _SIGNALS_SHOWN = 200
@@ -88,7 +90,7 @@ class ComponentDetail(Component):
     position: Token
 
 
-class ComponentsQuestion(PageQuestion):
+class ComponentsQuestion(PageQuestion, PastQuestion):
     """Filters of components."""
 
     prefix: Annotated[Text | None, Field(description="Start of the id.")] = None
@@ -98,14 +100,9 @@ class ComponentsQuestion(PageQuestion):
 def components_page(reading: Reading, project: str, question: ComponentsQuestion) -> Page[Component]:
     """One page of components, by id; its position is filled in by the route."""
     table = reading.tables["components"]["components"]
-    statement = select(table).where(table.c.project == project)
-    if question.prefix is not None:
-        statement = statement.where(*starts_with(table.c.component, question.prefix))
-    if question.kind is not None:
-        statement = statement.where(*starts_with(table.c.component, f"{question.kind}:"))
     rows, following = page(
         reading.connection,
-        statement,
+        select(table).where(table.c.project == project, *_named(table, question)),
         [table.c.component],
         question=["components", project, question.filters()],
         limit=question.limit,
@@ -114,6 +111,28 @@ def components_page(reading: Reading, project: str, question: ComponentsQuestion
     latencies = _latencies(reading, project, [row.component for row in rows])
     items = [Component(**_values(row, latencies.get(row.component))) for row in rows]
     return Page(items=items, next=following, position="")
+
+
+def _named(table: Table, question: ComponentsQuestion) -> list[ColumnElement[bool]]:
+    conditions = []
+    if question.prefix is not None:
+        conditions += starts_with(table.c.component, question.prefix)
+    if question.kind is not None:
+        conditions += starts_with(table.c.component, f"{question.kind}:")
+    return conditions
+
+
+def components_then(state: State, project: str, question: ComponentsQuestion) -> Page[Component]:
+    """The same of the past."""
+    table = state.live.tables["components"]["components"]
+    return listed(
+        by_id(state, project, table.c.component, *_named(table, question)),
+        lambda: components_page(state.reading, project, question),
+        question=["components", project, question.filters()],
+        keys=[table.c.component],
+        limit=question.limit,
+        cursor=question.cursor,
+    )
 
 
 def component_detail(reading: Reading, project: str, id_: str) -> ComponentDetail:
@@ -177,25 +196,33 @@ def routes(door: Door) -> APIRouter:
     """The routes of components."""
     router = APIRouter(tags=["components"])
 
-    @router.get("/v1/components", responses=PROBLEMS)
+    @router.get("/v1/components", responses=PROBLEMS_OF_PAST)
     async def list_components(
         question: Annotated[ComponentsQuestion, Query()], caller: Annotated[Caller, Depends(door.caller)]
     ) -> Page[Component]:
         """Components of a project, by id, a page at a time."""
         found, position = await door.answer(
-            caller, question, ["components"], lambda r, project: components_page(r, project, question)
+            caller,
+            question,
+            ["components"],
+            lambda r, project: components_page(r, project, question),
+            lambda state, project: components_then(state, project, question),
         )
         return found.model_copy(update={"position": position})
 
-    @router.get("/v1/components/{component_id:path}", responses=PROBLEMS_OF_ONE)
+    @router.get("/v1/components/{component_id:path}", responses=PROBLEMS_OF_ONE_PAST)
     async def get_component(
         component_id: str,
-        question: Annotated[Question, Query()],
+        question: Annotated[PastQuestion, Query()],
         caller: Annotated[Caller, Depends(door.caller)],
     ) -> ComponentDetail:
         """One component, with its last signals."""
         found, position = await door.answer(
-            caller, question, ["components"], lambda r, project: component_detail(r, project, component_id)
+            caller,
+            question,
+            ["components"],
+            lambda r, project: component_detail(r, project, component_id),
+            lambda state, project: component_detail(state.of(project, component_id), project, component_id),
         )
         return found.model_copy(update={"position": position})
 

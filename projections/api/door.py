@@ -4,14 +4,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import ColumnElement
 from starlette.concurrency import run_in_threadpool
 
 from projections.access import Caller, project_for
 from projections.api.turns import Turns
+from projections.columns import without_nul
+from projections.past import BadMoment, Past, State
 from projections.position import Position, decode, encode, position_of
 from projections.problem import documented
 from projections.store import Reading, Store
@@ -23,6 +25,8 @@ WaitFor = Callable[[Position, str, float], Awaitable[None]]
 """(position, view, seconds): returns when the view reflects it. Raises DeadlineExceeded, BadToken."""
 PROBLEMS = documented(400, 401, 403, 422, 429, 503, 504)
 PROBLEMS_OF_ONE = documented(400, 401, 403, 404, 422, 429, 503, 504)
+PROBLEMS_OF_PAST = PROBLEMS | documented(410)
+PROBLEMS_OF_ONE_PAST = PROBLEMS_OF_ONE | documented(410)
 _FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.999
 
 Text = Annotated[str, Field(min_length=1, max_length=512)]
@@ -30,7 +34,11 @@ Moment = Annotated[
     str, Field(description="RFC 3339, UTC, microseconds.", json_schema_extra={"format": "date-time"})
 ]
 Token = Annotated[
-    str, Field(description="Opaque: what this answer reflects. Send it as `at_least` to see no older one.")
+    str,
+    Field(
+        description="Opaque: what this answer reflects. Send it as `at_least` to see no older one,"
+        " as `at` to see this one again."
+    ),
 ]
 
 
@@ -49,6 +57,35 @@ class Question(BaseModel):
         float, Field(ge=0, le=60, description="Seconds to wait for `at_least`, then 504.")
     ] = 10
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_past(cls, given: Any) -> Any:
+        if "at" not in cls.model_fields and isinstance(given, dict) and "at" in given:
+            raise ValueError(
+                "of these no past is kept, as it is of components, agents, runs and events: leave out at"
+            )
+        return given
+
+
+class PastQuestion(Question):
+    """Questions that can be asked about the past."""
+
+    at: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="A time (RFC 3339; without a zone: UTC) or a position token: how it was then. A time means the"
+            " records that Kafka stamped before it, a token those below it and no others. Waits as `at_least`"
+            " does. With the `position` of a list's first page all its pages are of one moment.",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_moment(self) -> Self:
+        if self.at is not None and self.at_least is not None:
+            raise ValueError("at and at_least exclude each other")
+        return self
+
 
 class PageQuestion(Question):
     """Query parameters of every list."""
@@ -60,7 +97,7 @@ class PageQuestion(Question):
 
     def filters(self) -> dict[str, Any]:
         """What a cursor is bound to."""
-        return self.model_dump(exclude={"limit", "cursor", "at_least", "deadline_s", "project"})
+        return self.model_dump(exclude={"limit", "cursor", "at", "at_least", "deadline_s", "project"})
 
 
 class Period(PageQuestion):
@@ -80,11 +117,15 @@ class Page(BaseModel, Generic[Item]):
 
 @dataclass(frozen=True)
 class Door:
-    """What the routes need from the application. `caller` is a FastAPI dependency giving a Caller."""
+    """What the routes need from the application. `caller` is a FastAPI dependency giving a Caller.
+
+    Without `past` nothing can be asked about it.
+    """
 
     store: Store
     caller: Callable[..., Any]
     wait_for: WaitFor
+    past: Past | None = None
     turns: Turns = field(default_factory=Turns)
 
     async def answer(
@@ -93,14 +134,22 @@ class Door:
         question: Question,
         views: Sequence[str],
         query: Callable[[Reading, str], T],
+        then: Callable[[State, str], T] | None = None,
     ) -> tuple[T, str]:
-        """What `query(reading, project)` gives, and the position token that it reflects.
+        """What `query(reading, project)` gives, or `then(state, project)` of the past; and its position token.
 
-        Rows and position come from one SQL transaction. Raises Forbidden, QuotaExceeded, BadToken,
-        ViewNotReady and DeadlineExceeded.
+        Rows and position come from one SQL transaction; the first of `views` is the one with a state. Raises
+        Forbidden, QuotaExceeded, BadToken, BadMoment, OffsetOutOfRange, ViewNotReady and DeadlineExceeded.
         """
         project = project_for(caller, question.project)
         async with self.turns.question(caller) as reading:
+            if then is not None and isinstance(question, PastQuestion) and question.at is not None:
+                if self.past is None:
+                    raise BadMoment("the past is not kept here", hint="leave `at` out")
+                cut = await self.past.cut(question.at, views, question.deadline_s)
+                async with reading:
+                    found = await self.past.ask(views, cut, lambda state: then(state, without_nul(project)))
+                return found, encode(position_of([cut]))
             if question.at_least is not None:
                 position = decode(question.at_least)
                 end = time.monotonic() + question.deadline_s
@@ -142,6 +191,11 @@ def equals(*pairs: tuple[ColumnElement[Any], Any]) -> list[ColumnElement[bool]]:
 def starts_with(column: ColumnElement[str], prefix: str) -> list[ColumnElement[bool]]:
     """A prefix as a range: an index serves it, and LIKE would not mind case in SQLite."""
     return [column >= prefix, column < prefix + "\U0010ffff"]
+
+
+def seconds_or(value: datetime | None, default: float) -> float:
+    """A time as seconds since 1970, where there is one."""
+    return default if value is None else seconds(value)
 
 
 def seconds(value: datetime) -> float:

@@ -7,15 +7,25 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, model_validator
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import ColumnElement, Row, case, false, func, select
 from starlette.responses import Response
 
 from projections.access import Caller
-from projections.api.door import PROBLEMS, Door, Moment, Page, Period, Text, moment, within
+from projections.api.door import (
+    PROBLEMS_OF_PAST,
+    Door,
+    Moment,
+    Page,
+    PastQuestion,
+    Period,
+    Text,
+    moment,
+    within,
+)
 from projections.columns import without_nul
 from projections.events import Events, row_of
 from projections.paging import page
-from projections.problem import documented
+from projections.past.cut import Cut
 from projections.store import Reading
 from projections.view import Entry
 
@@ -60,10 +70,11 @@ class EventItem(BaseModel):
     data: Annotated[dict[str, Any], Field(description="The event's own fields; bytes are base64.")]
 
 
-class EventsQuestion(Period):
+class EventsQuestion(Period, PastQuestion):
     """Filters of events. With `partition` the order is by offset, else by time.
 
     A stream takes the filters from `topic` to `producer_key`, and begins where `last_event_id` or `since` says.
+    `at` needs a `correlation_id` or a `partition`.
     """
 
     topic: Text | None = None
@@ -99,8 +110,10 @@ Follow = Callable[[Request, Caller, EventsQuestion, str | None], Awaitable[Respo
 """(request, caller, question, id of the last event that the client has): an answer in `text/event-stream`."""
 
 
-def events_page(reading: Reading, project: str, question: EventsQuestion) -> Page[EventItem]:
-    """One page of events; its position is filled in by the route."""
+def events_page(
+    reading: Reading, project: str, question: EventsQuestion, cut: Cut | None = None
+) -> Page[EventItem]:
+    """One page of events, of those before the `cut` if there is one; its position is filled in by the route."""
     c = reading.tables["events"]["events"].c
     statement = select(reading.tables["events"]["events"]).where(
         c.project == project,
@@ -110,6 +123,8 @@ def events_page(reading: Reading, project: str, question: EventsQuestion) -> Pag
     by_offset = question.partition is not None
     if question.offset is not None:
         statement = statement.where(c.offset >= question.offset)
+    if cut is not None:
+        statement = statement.where(_before(c, cut, question))
     rows, following = page(
         reading.connection,
         statement,
@@ -130,6 +145,15 @@ def _filters(c: Any, question: EventsQuestion) -> list[ColumnElement[bool]]:
         (c[name] if name in leading else func.coalesce(c[name], c[name])) == getattr(question, name)
         for name in given
     ]
+
+
+def _before(c: Any, cut: Cut, question: EventsQuestion) -> ColumnElement[bool]:
+    offset: ColumnElement[int] = c.offset
+    if question.partition is not None:
+        return offset < cut.get((question.topic or "", question.partition), 0)
+    # No index is to be chosen by it.
+    ends = [((c.topic == topic) & (c.partition == partition), end) for (topic, partition), end in cut.items()]
+    return offset < case((false(), 0), *ends, else_=0)
 
 
 def event_item(row: Row[Any]) -> EventItem:
@@ -157,7 +181,7 @@ def routes(door: Door, follow: Follow | None) -> APIRouter:
     @router.get(
         "/v1/events",
         response_model=Page[EventItem],
-        responses=PROBLEMS if follow is None else PROBLEMS | documented(410) | {200: _ANSWER},
+        responses=PROBLEMS_OF_PAST if follow is None else PROBLEMS_OF_PAST | {200: _ANSWER},
     )
     async def list_events(
         request: Request,
@@ -185,8 +209,16 @@ def routes(door: Door, follow: Follow | None) -> APIRouter:
                     _refuse([name], f"is none of {', '.join(sorted(known))}")
             return await follow(request, caller, question, last_event_id or question.last_event_id)
         _refuse(question.model_fields_set & {"last_event_id"}, f"is of streams: send `Accept: {STREAM}`")
+        if question.at is not None and question.correlation_id is None and question.partition is None:
+            _refuse(
+                ["at"], "needs a correlation_id or a partition"
+            )  # else all that came later is gone through
         found, position = await door.answer(
-            caller, question, ["events"], lambda reading, project: events_page(reading, project, question)
+            caller,
+            question,
+            ["events"],
+            lambda reading, project: events_page(reading, project, question),
+            lambda state, project: events_page(state.live, project, question, state.cut),
         )
         return found.model_copy(update={"position": position})
 

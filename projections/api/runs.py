@@ -1,5 +1,6 @@
 """GET /v1/runs: what came of each task, and its timeline."""
 
+from math import inf
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -8,23 +9,28 @@ from sqlalchemy import ColumnElement, Row, Table, case, select
 
 from projections.access import Caller
 from projections.api.door import (
-    PROBLEMS,
-    PROBLEMS_OF_ONE,
+    PROBLEMS_OF_ONE_PAST,
+    PROBLEMS_OF_PAST,
     Door,
     Moment,
     Page,
+    PastQuestion,
     Period,
-    Question,
     Text,
     Token,
     equals,
     moment,
     moment_or_none,
+    seconds_or,
     within,
 )
 from projections.api.events import EventItem, EventsQuestion, events_page
 from projections.columns import NANO
 from projections.paging import NotFound, page
+from projections.past import State
+from projections.past.beginnings import by_beginning
+from projections.past.cut import Cut
+from projections.past.listing import listed
 from projections.runs import COUNTS
 from projections.store import Reading
 
@@ -62,14 +68,17 @@ class Run(BaseModel):
 
 
 class RunDetail(Run):
-    """A run with its events by time. `timeline_next` goes on at GET /v1/events?correlation_id=…&cursor=…."""
+    """A run with its events by time. `timeline_next` goes on at GET /v1/events?correlation_id=…&cursor=….
+
+    Of a run as it was it goes on there with the same `at`.
+    """
 
     timeline: list[EventItem]
     timeline_next: str | None
     position: Token
 
 
-class RunsQuestion(Period):
+class RunsQuestion(Period, PastQuestion):
     """Filters of runs; the period is that of the first event."""
 
     agent: Annotated[Text | None, Field(description="Agent's id.")] = None
@@ -77,7 +86,7 @@ class RunsQuestion(Period):
     outcome: Outcome | None = None
 
 
-class RunQuestion(Question):
+class RunQuestion(PastQuestion):
     """Query parameters of one run."""
 
     limit: Annotated[int, Field(ge=1, le=500, description="Events of the timeline.")] = 500
@@ -114,8 +123,32 @@ def runs_page(reading: Reading, project: str, question: RunsQuestion) -> Page[Ru
     return Page(items=[Run(**_values(row)) for row in rows], next=following, position="")
 
 
-def run_detail(reading: Reading, project: str, id_: str, limit: int) -> RunDetail:
-    """One run; its position is filled in by the route. Raises NotFound."""
+def runs_then(state: State, project: str, question: RunsQuestion) -> Page[Run]:
+    """The same of the past."""
+    c = state.live.tables["runs"]["runs"].c
+    begin, end = seconds_or(question.since, -inf), seconds_or(question.until, inf)
+    return listed(
+        by_beginning(state, project, "runs", begin, end),
+        lambda: runs_page(state.reading, project, question),
+        question=["runs", project, question.filters()],
+        keys=[c.first_seen, c.run_id],
+        limit=question.limit,
+        cursor=question.cursor,
+    )
+
+
+def run_detail(
+    reading: Reading,
+    project: str,
+    id_: str,
+    limit: int,
+    events: Reading | None = None,
+    cut: Cut | None = None,
+) -> RunDetail:
+    """One run; its position is filled in by the route. Raises NotFound.
+
+    `events` is where its events are, if elsewhere; those beyond the `cut` are left out.
+    """
     table = reading.tables["runs"]["runs"]
     c = table.c
     row = reading.connection.execute(
@@ -125,7 +158,8 @@ def run_detail(reading: Reading, project: str, id_: str, limit: int) -> RunDetai
     ).one_or_none()
     if row is None:
         raise NotFound(f"project {project!r} has no run {id_!r}", hint="see GET /v1/runs for what there is")
-    timeline = events_page(reading, project, EventsQuestion.model_construct(correlation_id=id_, limit=limit))
+    question = EventsQuestion.model_construct(correlation_id=id_, limit=limit)
+    timeline = events_page(events or reading, project, question, cut)
     return RunDetail(**_values(row), timeline=timeline.items, timeline_next=timeline.next, position="")
 
 
@@ -146,17 +180,21 @@ def routes(door: Door) -> APIRouter:
     """The routes of runs."""
     router = APIRouter(tags=["runs"])
 
-    @router.get("/v1/runs", responses=PROBLEMS)
+    @router.get("/v1/runs", responses=PROBLEMS_OF_PAST)
     async def list_runs(
         question: Annotated[RunsQuestion, Query()], caller: Annotated[Caller, Depends(door.caller)]
     ) -> Page[Run]:
         """Runs of a project, the last begun first, a page at a time."""
         found, position = await door.answer(
-            caller, question, ["runs"], lambda r, project: runs_page(r, project, question)
+            caller,
+            question,
+            ["runs"],
+            lambda r, project: runs_page(r, project, question),
+            lambda state, project: runs_then(state, project, question),
         )
         return found.model_copy(update={"position": position})
 
-    @router.get("/v1/runs/{run_id:path}", responses=PROBLEMS_OF_ONE)
+    @router.get("/v1/runs/{run_id:path}", responses=PROBLEMS_OF_ONE_PAST)
     async def get_run(
         run_id: str,
         question: Annotated[RunQuestion, Query()],
@@ -168,6 +206,9 @@ def routes(door: Door) -> APIRouter:
             question,
             ["runs", "events"],
             lambda r, project: run_detail(r, project, run_id, question.limit),
+            lambda state, project: run_detail(
+                state.of(project, run_id), project, run_id, question.limit, state.live, state.cut
+            ),
         )
         return found.model_copy(update={"position": position})
 

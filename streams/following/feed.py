@@ -202,7 +202,7 @@ class Feed:
     async def _recent(self) -> Offsets:
         """Where the last seconds begin."""
         starts, ends = await self.offsets.starts(self.topics), await self.offsets.ends(self.topics)
-        since = await self.offsets.since(self.topics, time.time() - RECENT_S)
+        since = await self.offsets.since(self.topics, int((time.time() - RECENT_S) * 1000))
         return {p: max(start, since[p], ends[p] - RECENT_RECORDS) for p, start in starts.items()}
 
 

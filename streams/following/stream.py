@@ -75,7 +75,7 @@ class Stream:
             named = _named(decode(last_event_id), followed)
             self._position = await self._resumed(ring, named, followed)
         elif since is not None:
-            self._position = await self._feed.offsets.since(followed, since)
+            self._position = await self._feed.offsets.since(followed, int(since * 1000))
         else:
             self._position = {place: o for place, o in ring.position.items() if place[0] in followed}
 

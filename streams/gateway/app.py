@@ -29,6 +29,7 @@ from streams.keys.uses import Uses
 from streams.producing.producer import Producer
 from streams.reactors.addresses import AddressRefused
 from streams.settings import Settings
+from streams.views.past import KafkaPast
 from streams.views.positions import Freshness
 from streams.views.positions_kafka import KafkaOffsets
 
@@ -57,6 +58,7 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
     store = Store(settings.database_url, known)
     offsets = KafkaOffsets(settings, [topic for view in known for topic in view.topics])
     following = Following(Feed(settings, offsets), guard)
+    past = KafkaPast(settings, offsets, codec)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -68,6 +70,7 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
             await asyncio.to_thread(uses.flush)
             await following.feed.close()
             await producer.stop()
+            await past.close()
             await offsets.close()
             store.close()
 
@@ -96,7 +99,7 @@ def create_app(settings: Settings, codec: Codec) -> FastAPI:
     quotas = Quotas(settings, keyring)
     app.include_router(produce.routes(producer, guard, quotas))
     app.include_router(webhooks.routes(producer, guard, store, quotas))
-    app.include_router(create_router(store, guard.caller, Freshness(store, offsets), following))
+    app.include_router(create_router(store, guard.caller, Freshness(store, offsets), following, past))
     app.include_router(registry.routes(codec.registry, guard))
     app.include_router(health.routes(settings, guard))
     describe_events(app)

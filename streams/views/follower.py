@@ -137,7 +137,9 @@ class Follower:
     def _apply_once(self, generation: int, batch: Batch) -> None:
         started = time.perf_counter()
         entries, undecodable = self._decoder.entries(batch.records)
-        refused = self._store.apply(self.view.name, generation, entries, batch.start, batch.end)
+        refused = self._store.apply(
+            self.view.name, generation, entries, batch.start, batch.end, [u.record for u in undecodable]
+        )
         bad: list[tuple[Record | Entry, Exception]] = [
             *((u.record, u.error) for u in undecodable),
             *((r.entry, r.error) for r in refused),

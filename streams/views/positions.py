@@ -94,7 +94,7 @@ class Freshness:
 
     async def _wait(self, position: Position, view: View, doing: list[str]) -> None:
         wanted = {(topic, p): offset for topic, some in position.items() for p, offset in some.items()}
-        await self._check(wanted)
+        await check(self._offsets, wanted)
         read = {topic.name for topic in view.topics}
         goal = {place: offset for place, offset in wanted.items() if place[0] in read}
         frontier = self._frontier(wanted, view, set())
@@ -120,23 +120,25 @@ class Freshness:
             if offset and place[0] not in visited and self._routes.hops(place[0], view)
         }
 
-    async def _check(self, wanted: Mapping[Place, int]) -> None:
-        ends = await self._offsets.ends({topic for topic, _ in wanted})
-        for place, offset in wanted.items():
-            if place not in ends:
-                raise BadToken(f"topic {place[0]} has no partition {place[1]}", hint="send a token of ours")
-            if offset > ends[place]:
-                raise BadToken(
-                    f"{place[0]}/{place[1]} ends at {ends[place]}, the token says {offset}",
-                    hint="it is of another log",
-                )
-
     async def _is_handled(self, wanted: Mapping[Place, int]) -> bool:
         return not await self._offsets.pending(wanted)
 
     async def _is_reached(self, view: str, goal: Mapping[Place, int]) -> bool:
         _, offsets = await asyncio.to_thread(self._store.live, view)
         return not lacking(offsets, goal)
+
+
+async def check(offsets: Offsets, wanted: Mapping[Place, int]) -> None:
+    """Raise BadToken where a position names a place that is not there, or that ends before its offset."""
+    ends = await offsets.ends({topic for topic, _ in wanted})
+    for place, offset in wanted.items():
+        if place not in ends:
+            raise BadToken(f"topic {place[0]} has no partition {place[1]}", hint="send a token of ours")
+        if offset > ends[place]:
+            raise BadToken(
+                f"{place[0]}/{place[1]} ends at {ends[place]}, the token says {offset}",
+                hint="it is of another log",
+            )
 
 
 async def _until(is_so: Callable[[], Awaitable[bool]]) -> None:

@@ -52,12 +52,15 @@ class KafkaOffsets:
         """The first offsets that the log still has. Raises BadToken where there is no such topic."""
         return await self._of_topics(names, lambda client, tps: client.beginning_offsets(tps))
 
-    async def since(self, names: Iterable[str], seconds: float) -> dict[Place, int]:
-        """The first offsets that the broker wrote then (since 1970) or later, else the ends. Raises BadToken."""
+    async def since(self, names: Iterable[str], ms: int) -> dict[Place, int]:
+        """The first offsets that the broker stamped at a time (since 1970) or later, else the ends. Raises BadToken.
+
+        Of records in open transactions, too. What comes later than the question is stamped later than it.
+        """
 
         async def ask(client: AIOKafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
             ends: dict[TopicPartition, int] = await client.end_offsets(tps)
-            found = await client.offsets_for_times(dict.fromkeys(tps, max(0, int(seconds * 1000))))
+            found = await client.offsets_for_times(dict.fromkeys(tps, max(0, ms)))
             return {tp: ends[tp] if found[tp] is None else found[tp].offset for tp in tps}
 
         return await self._of_topics(names, ask)

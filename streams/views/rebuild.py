@@ -129,7 +129,10 @@ async def _replay(
         if batch.end:
             await decoder.learn(batch.records)
             entries, undecodable = await asyncio.to_thread(decoder.entries, batch.records)
-            refused = await asyncio.to_thread(store.apply, name, generation, entries, batch.start, batch.end)
+            no_events = [u.record for u in undecodable]
+            refused = await asyncio.to_thread(
+                store.apply, name, generation, entries, batch.start, batch.end, no_events
+            )
             events += len(entries) - len(refused)
             skipped += len(undecodable) + len(refused)
         if progress is not None:

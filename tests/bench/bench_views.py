@@ -12,9 +12,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import httpx
 from fastapi import FastAPI
@@ -25,6 +27,7 @@ from projections.catalog import views
 from projections.position import Position
 from projections.problem import install
 from projections.store import Store
+from projections.view import Place
 from schemas import events as e
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, new_id, to_headers
@@ -89,10 +92,11 @@ def _project(store: Store, name: str, count: int) -> tuple[float, float]:
     decoder = Decoder(codec, keep_bytes=0)
     generation, _ = store.live(name)
     keyed = name in ("components", "agents")
+    ends: Counter[Place] = Counter()
     spent = 0.0
     cpu: list[float] = []
     for start in range(0, count, BATCH_RECORDS):
-        records = list(_records(codec, start, min(BATCH_RECORDS, count - start), keyed=keyed))
+        records = list(_records(codec, start, min(BATCH_RECORDS, count - start), ends, keyed=keyed))
         began, cpu_began = time.perf_counter(), time.process_time()
         entries, bad = decoder.entries(records)
         end = {(r.topic, r.partition): r.offset + 1 for r in records}
@@ -104,8 +108,8 @@ def _project(store: Store, name: str, count: int) -> tuple[float, float]:
     return count / spent, round(sorted(cpu)[len(cpu) // 10], 1)
 
 
-def _records(codec: Codec, start: int, count: int, *, keyed: bool) -> Iterator[Record]:
-    """Steps of runs, or signals, as they stand in the log."""
+def _records(codec: Codec, start: int, count: int, ends: Counter[Place], *, keyed: bool) -> Iterator[Record]:
+    """Steps of runs, or signals, as they stand in the log, which ends there so far."""
     for number in range(start, start + count):
         event = _signal(number) if keyed else _step(number)
         at = BEGIN + number / 100
@@ -118,7 +122,10 @@ def _records(codec: Codec, start: int, count: int, *, keyed: bool) -> Iterator[R
         )
         topic = SIGNALS if keyed else topic_of(type(event))
         key = f"default/{key_of(event)}".encode()
-        yield Record(topic.name, number % 8, number, at, key, codec.encode(event), to_headers(envelope))
+        # By key, and without gaps, as in Kafka: a view's history goes by places.
+        place = topic.name, crc32(key) % 8
+        yield Record(*place, ends[place], at, key, codec.encode(event), to_headers(envelope))
+        ends[place] += 1
 
 
 def _run(number: int) -> str:
@@ -154,7 +161,7 @@ def _signal(number: int) -> e.Signal:
         value=float(number % 977),
         unit="ms",
         failed=number % 10 == 0,
-        agent_id=f"agent-{number % 100}",
+        agent_id=f"agent-{number // 50 % 100}",
     )
 
 

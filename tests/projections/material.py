@@ -102,8 +102,11 @@ def rows(store: Store, name: str) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-def busy_log(seed: int = 1, events: int = 600) -> Log:
-    """Runs of several agents in two projects, with failures, duplicates and all kinds of events."""
+def busy_log(seed: int = 1, events: int = 600, *, astray: bool = True) -> Log:
+    """Runs of several agents in two projects, with failures, duplicates and all kinds of events.
+
+    `astray`: a raw event may be delivered again in another partition.
+    """
     chance = random.Random(seed)
     log = Log()
     for number in range(events):
@@ -118,8 +121,8 @@ def busy_log(seed: int = 1, events: int = 600) -> Log:
         event = _event(chance, agent, run)
         entry = log.append(event, **about)
         if chance.random() < 0.1:
-            keyed = isinstance(event, e.Signal)
-            log.repeat(entry, entry.partition if keyed else chance.randrange(2))
+            anywhere = astray and not isinstance(event, e.Signal)
+            log.repeat(entry, chance.randrange(2) if anywhere else entry.partition)
     return log
 
 

@@ -28,12 +28,13 @@ from schemas import events as e
 from schemas.errors import DeadlineExceeded
 from tests.conftest import BACKENDS, NewDatabase, database_factory
 from tests.projections.material import Log, busy_log, feed, store_at
+from tests.projections.past.memory import MemoryLog
 
 ADMIN = "*"
 LISTS = ("components", "agents", "runs", "anomalies", "dead-letters", "events")
 
 
-def app_of(store: Store) -> FastAPI:
+def app_of(store: Store, log: MemoryLog | None = None) -> FastAPI:
     """An application as the gateway builds it; the header `x-project` stands for the key."""
     app = FastAPI()
     waited: list[tuple[Position, str, float]] = []
@@ -51,14 +52,14 @@ def app_of(store: Store) -> FastAPI:
         if "nowhere" in position:
             raise BadToken("no such topic")
 
-    app.include_router(create_router(store, caller, wait_for))
+    app.include_router(create_router(store, caller, wait_for, log=log))
     install(app)
     return app
 
 
-def filled(url: str) -> Store:
+def filled(url: str, log: Log | None = None) -> Store:
     """A database of views that have read something of everything."""
-    log = busy_log(events=700)
+    log = log or busy_log(events=700)
     store = store_at(url, views())
     feed(store, log.entries, log.ends)
     return store
@@ -67,8 +68,9 @@ def filled(url: str) -> Store:
 @pytest.fixture(scope="module", params=BACKENDS)
 def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     """The application over a store that has read the log; for tests that change nothing."""
-    store = filled(database_factory(request, tmp_path_factory.mktemp("filled"))())
-    app = app_of(store)
+    log = busy_log(events=700)
+    store = filled(database_factory(request, tmp_path_factory.mktemp("filled"))(), log)
+    app = app_of(store, MemoryLog(log))
     app.state.store = store
     return app
 

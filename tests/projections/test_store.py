@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, create_engine, inspect, text
@@ -35,9 +36,14 @@ def test_interleaving_and_batches_do_not_matter(new_database: NewDatabase, seed:
     feed(one, log.entries, log.ends)
     feed(other, interleaved(log.entries, seed), log.ends, batch=17 + seed)
     for view in views():
-        assert rows(one, view.name) == rows(other, view.name), view.name
+        assert _said(one, view.name) == _said(other, view.name), view.name
         assert one.live(view.name) == other.live(view.name)
     assert sum(map(len, rows(one, "events").values())) > 300
+
+
+def _said(store: Store, name: str) -> dict[str, list[tuple[Any, ...]]]:
+    """All but histories, and what did not count: of an event in two partitions the copy read first counts."""
+    return {t: r for t, r in rows(store, name).items() if not t.endswith("_history") and t != "uncounted"}
 
 
 def test_a_crash_before_the_commit_leaves_nothing(new_database: NewDatabase) -> None:

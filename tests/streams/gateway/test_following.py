@@ -503,6 +503,8 @@ async def test_questions_that_no_stream_can_answer_are_refused(
     cases: list[tuple[dict[str, str], dict[str, str], int, str]] = [
         ({"limit": "5"}, {}, 422, "query.limit"),
         ({"until": "2030-01-01", "order": "newest"}, {}, 422, "query.order"),
+        ({"at": "2026-01-01"}, {}, 422, "at is of pages, not of streams"),
+        ({"at": "2026-01-01", "correlation_id": "r"}, {}, 422, "at is of pages, not of streams"),
         ({"topic": "signals"}, {}, 422, "agent.messages"),
         ({"type": "Nothing"}, {}, 422, "MessagePosted"),
         ({"last_event_id": "garbage"}, {}, 400, "not a position token"),
