@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -28,7 +28,8 @@ class Fold(Generic[S]):
     The runner owns the state, one per key, and gives ids, time, project and correlation to what
     the fold yields. A fold that keeps no state leaves `state` as None. State is a `msgspec.Struct`
     of MessagePack values; fields typed `Any` may hold river models. Bump `version` whenever the
-    same input would give another output or another state: the log is then folded anew.
+    same input would give another output or another state: the log is then folded anew. Keep the
+    old class installed beside the new one, and the new one comes into force by a cut-over.
     """
 
     name: ClassVar[str]
@@ -37,6 +38,8 @@ class Fold(Generic[S]):
     accepts: ClassVar[tuple[type[Event], ...]]
     emits: ClassVar[tuple[type[Event], ...]] = ()
     state: ClassVar[type[msgspec.Struct] | None] = None
+    migrates: ClassVar[tuple[int, ...]] = ()
+    """Versions whose state `migrate` makes this version's of; from others the log is folded anew."""
 
     def initial(self, key: str) -> S:
         """State of a key at its first event."""
@@ -49,3 +52,7 @@ class Fold(Generic[S]):
     def on_wake(self, state: S, at: float) -> Iterable[Output]:
         """The time asked for by `Wake` has come; `at` is the project's clock."""
         return ()
+
+    def migrate(self, old: Any, version: int) -> S:
+        """This version's state of a key, made of the one that `version` left; wakes asked for stay asked for."""
+        raise NotImplementedError(f"{self.name}.migrate")

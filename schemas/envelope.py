@@ -56,6 +56,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 PRODUCER_KEY = "ce_producerkey"
 """Id of the API key that the event came in with, set by the doors. It is no part of the envelope: folds have no
 use for it, and would pay for reading it."""
+FOLD_VERSION = "ce_foldversion"
+"""Version of the fold that made the event; for whoever wants to know, and no part of the envelope either."""
 _CLOCKS: dict[bytes, Clock] = {b"live": "live", b"replay": "replay"}
 _HEADERS_HINT = "see docs/events.md for the headers"
 _SPECVERSION = ("ce_specversion", b"1.0")

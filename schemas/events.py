@@ -274,6 +274,65 @@ class Tick(Event):
     at: Annotated[Finite, Field(description="Seconds since 1970-01-01 UTC.")]
 
 
+class FoldCutOver(Event):
+    """Which version of a fold is to take what comes: proposed, decided, or given up.
+
+    A proposal makes workers get ready; only what is decided comes into force, in each partition from
+    where its worker writes `FoldSwitched`. The first decision of a fold has no `from_version`.
+    """
+
+    fold: Name
+    cut_over_id: Name
+    phase: Literal["proposed", "decided", "cancelled"]
+    from_version: Annotated[
+        int | None, Field(ge=1, description="In force so far; else the record is void.")
+    ] = None
+    to_version: Annotated[int, Field(ge=1)]
+    state: Annotated[
+        Literal["refold", "migrate"],
+        Field(
+            description="Whether the version folds the whole log anew, or takes over the other one's state."
+        ),
+    ] = "refold"
+    at_once: Annotated[
+        bool, Field(description="Switch without getting ready first: each partition stands still meanwhile.")
+    ] = False
+    by: Name
+    reason: str = ""
+
+
+class FoldReady(Event):
+    """The worker of a partition could switch a fold to a version at once."""
+
+    fold: Name
+    cut_over_id: Name
+    version: Annotated[int, Field(ge=1)]
+    topic: Name
+    partition: Annotated[int, Field(ge=0)]
+
+
+class FoldSwitched(Event):
+    """From here on another version of a fold takes the records of a partition."""
+
+    fold: Name
+    cut_over_id: Name
+    from_version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Field(ge=1)]
+    topic: Name
+    partition: Annotated[int, Field(ge=0)]
+    position: Annotated[int, Field(ge=0, description="Offset of the first record that the version takes.")]
+    clock: Annotated[
+        Finite,
+        Field(description="The last tick that the other version was given, seconds since 1970; 0: none."),
+    ]
+    state: Annotated[
+        Literal["refold", "migrate"],
+        Field(
+            description="The version's state: all records before, folded by it; or the other one's, migrated."
+        ),
+    ]
+
+
 class DeadLetter(Event):
     """A record that could not be decoded, that a fold raised on, or of which an effect failed for good.
 

@@ -89,13 +89,20 @@ WEBHOOKS = Topic(
     {e.WebhookRegistered: "webhook_id", e.WebhookRemoved: "webhook_id", e.WebhookTested: "test_id"},
     "where findings are sent",
 )
+FOLDS = Topic(
+    "headwater.folds",
+    "control",
+    {e.FoldCutOver: "fold"},
+    "which version of each fold is in force",
+    {"cleanup.policy": "delete"},  # its history is what counts, not the newest of a key
+)
 
 SCHEMA_IDS = "headwater.schema-ids"
 """Name of the compacted topic in which a cluster remembers the schema ids that its records carry."""
 
 TOPICS: tuple[Topic, ...] = (
     LIFECYCLE, MESSAGES, ERRORS, METRICS, TOOL_CALLS, LLM_CALLS, RUNS, TASKS, FAULTS,
-    SIGNALS, ASSIGNMENTS, ANOMALIES, DEAD_LETTERS, EFFECTS, WEBHOOKS, INBOX,
+    SIGNALS, ASSIGNMENTS, ANOMALIES, DEAD_LETTERS, EFFECTS, WEBHOOKS, FOLDS, INBOX,
 )  # fmt: skip
 RAW: tuple[Topic, ...] = tuple(t for t in TOPICS if t.kind == "raw")
 UNDECLARED = (
@@ -114,6 +121,11 @@ def changelog(topic: str) -> str:
 def ticks(topic: str) -> str:
     """Name of the topic that records the ticks given to the folds that read `topic`."""
     return f"{topic}.ticks"
+
+
+def versions(topic: str) -> str:
+    """Name of the topic that records from where which version of a fold took the records of `topic`."""
+    return f"{topic}.versions"
 
 
 def ledger(reactor: str) -> str:

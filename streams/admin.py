@@ -47,7 +47,7 @@ def declared(
     of: Iterable[Fold[Any]] | None = None,
     reactors: Iterable[Reactor] | None = None,
 ) -> list[TopicSpec]:
-    """Every topic that is needed: the declared ones, two for each that stateful folds read, reactors' ledgers, ids.
+    """Every topic that is needed: the declared ones, those beside what folds read, reactors' ledgers, ids.
 
     `of` are the folds and `reactors` the reactors; the product's and the user's where none are given.
     """
@@ -61,21 +61,25 @@ def declared(
         TopicSpec(t.name, counts.get(t.kind, settings.partitions), common | _KEPT | t.config)
         for t in catalog.topics().values()
     ]
-    stateful = {
-        t.name for fold in (folds() if of is None else of) if fold.state is not None for t in fold.topics
-    }
+    read: dict[str, bool] = {}
+    """Topics that folds read, and whether one of these keeps state."""
+    for fold in folds() if of is None else of:
+        read |= {t.name: read.get(t.name, False) or fold.state is not None for t in fold.topics}
     # A dead letter wraps a whole record, with its key and headers; so does an effect in its ledger.
     wrapping = {"max.message.bytes": str(settings.max_record_bytes + LETTER_BYTES)}
     for spec in specs:
         if spec.name == topics.DEAD_LETTERS.name:
             spec.config.update(wrapping)
-        if catalog.topics()[spec.name].kind == "control":
-            spec.config.update(_COMPACTED)
+        topic = catalog.topics()[spec.name]
+        if topic.kind == "control":
+            spec.config.update(_COMPACTED | topic.config)
     by_name = {s.name: s for s in specs}
-    for name in sorted(stateful):
+    for name, stateful in sorted(read.items()):
         partitions = by_name[name].partitions
-        specs.append(TopicSpec(topics.changelog(name), partitions, common | _COMPACTED))
-        specs.append(TopicSpec(topics.ticks(name), partitions, common | _KEPT))
+        specs.append(TopicSpec(topics.versions(name), partitions, common | _KEPT))
+        if stateful:
+            specs.append(TopicSpec(topics.changelog(name), partitions, common | _COMPACTED))
+            specs.append(TopicSpec(topics.ticks(name), partitions, common | _KEPT))
     for reactor in usable_reactors() if reactors is None else reactors:
         partitions = max(by_name[topic.name].partitions for topic in reactor.topics)
         specs.append(TopicSpec(topics.ledger(reactor.name), partitions, common | _COMPACTED | wrapping))

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from processors.fold import Fold
+from processors.versions import by_name
 from schemas import catalog, topics
 from schemas.codec import Codec, Decoded, Record
 from schemas.envelope import Clock, Envelope, to_headers
@@ -23,9 +24,15 @@ from schemas.events import Event
 from streams.folding.task import PartitionTask
 from streams.partitions.log import Fenced, LogUnavailable
 from streams.partitions.memory_log import MemoryLog
+from streams.versions.cut_over import Asked, CutOver, proposal
+from streams.versions.decisions import Decisions
 
 _STEP_LIMIT = 200_000
 _WAKE_LIMIT = 100_000
+_COMMANDS = 0.3
+"""Share of the actions that are a cut-over's command's, while there is one."""
+_HEARD = 0.7
+"""How often a worker hears of what was decided, meanwhile, before it acts."""
 
 
 class NeverDone(Exception):
@@ -53,6 +60,8 @@ class Chaos:
 
 @dataclass
 class _Worker:
+    decisions: Decisions
+    """What it has heard of so far: each worker hears of it at another time."""
     tasks: dict[tuple[str, int], PartitionTask] = field(default_factory=dict)
     kept: dict[tuple[str, int], PartitionTask] = field(default_factory=dict)
     """Tasks whose partition went elsewhere, and may come back."""
@@ -94,14 +103,15 @@ class Simulation:
         self._acted = 0
         self._wakes: dict[tuple[str, int], float | None] = {}
         self.inputs = {t.name: t for fold in folds() for t in fold.topics}
-        names = set(catalog.topics()) | {
-            n for t in self.inputs for n in (topics.changelog(t), topics.ticks(t))
-        }
+        self._installed = by_name(folds())
+        beside = (topics.changelog, topics.ticks, topics.versions)
+        names = set(catalog.topics()) | {name(t) for t in self.inputs for name in beside}
         self.log = MemoryLog(dict.fromkeys(names, partitions))
         self._parts = [(t, p) for t in sorted(self.inputs) for p in range(partitions)]
-        self._workers = [_Worker() for _ in range(self.chaos.workers)]
+        self._workers = [self._worker() for _ in range(self.chaos.workers)]
         self._owner: dict[tuple[str, int], int] = {}
         self._zombies: list[PartitionTask] = []
+        self._commands: list[CutOver] = []
 
     # --- input -------------------------------------------------------------------------------
 
@@ -136,17 +146,34 @@ class Simulation:
         """Let the broker's clock run."""
         self.log.now += seconds
 
+    async def install(self) -> None:
+        """Decide which versions are in force at first, as the first worker does."""
+        counts = dict.fromkeys(self.inputs, max(self.log.partitions.values()))
+        await Decisions(self.log, self.codec).establish(self._installed, counts, self.log.now)
+
+    async def cut_over(self, fold: str, to: int, *, refold: bool = False, at_once: bool = False) -> None:
+        """Give the command: it is carried out while the folds run, until `run` ends. Raises CutOverRefused."""
+        decisions = Decisions(self.log, self.codec)
+        await decisions.refresh()
+        asked = Asked(fold, to, by="simulation", refold=refold, at_once=at_once)
+        record = proposal(asked, self._installed, decisions)
+        read = {t.name for t in self._installed[fold][to].topics}
+        places = [tp for tp in self._parts if tp[0] in read]
+        command = CutOver(record, places, self.log, self.codec, decisions, lambda: self.log.now)
+        await command.begin()
+        self._commands.append(command)
+
     # --- running -----------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until every fold has folded every record and had every wake, whatever happens on the way.
+        """Until every fold has folded every record and had every wake, and every cut-over is done.
 
         Raises NeverDone.
         """
         self._acted = 0
         for _ in range(_STEP_LIMIT):
-            while lagging := [tp for tp in self._parts if self._lag(tp)]:
-                await self._act(self._random.choice(lagging))
+            while waiting := await self._waiting():
+                await self._act(self._random.choice(waiting))
                 self._acted += 1
                 if self._acted > _STEP_LIMIT:
                     raise NeverDone(f"still lagging after {_STEP_LIMIT} actions")
@@ -174,6 +201,27 @@ class Simulation:
         else:
             raise NeverDone(f"still waking after {_WAKE_LIMIT} times")
         self.log.now = max(self.log.now, at)
+
+    async def _waiting(self) -> list[tuple[str, int]]:
+        """Partitions in which there is something to do."""
+        waiting = [tp for tp in self._parts if self._lag(tp)]
+        if self._commands and (not waiting or self._random.random() < _COMMANDS):
+            waiting = await self._carry_out() or waiting
+        return waiting
+
+    async def _carry_out(self) -> list[tuple[str, int]]:
+        """The eldest command's next look at the log; returns the partitions that it waits for."""
+        while self._commands:
+            command = self._commands[0]
+            await command.look()
+            if command.record.phase == "proposed":
+                if command.unready:
+                    return command.unready
+                await command.decide()
+            if command.unswitched:
+                return command.unswitched
+            self._commands.pop(0)
+        return []
 
     async def _settle(self, tp: tuple[str, int]) -> None:
         """At its partition's end, a task is given the time that it waits for."""
@@ -207,7 +255,7 @@ class Simulation:
             await action()
         except Crash:
             if worker is not None:
-                self._workers[worker] = _Worker()  # its memory is gone; another takes its place
+                self._workers[worker] = self._worker()  # its memory is gone; another takes its place
                 for tp in [tp for tp, w in self._owner.items() if w == worker]:
                     del self._owner[tp]
         except Fenced:
@@ -217,6 +265,9 @@ class Simulation:
         else:
             return True
         return False
+
+    def _worker(self) -> _Worker:
+        return _Worker(Decisions(self.log, self.codec))
 
     def _owner_of(self, tp: tuple[str, int]) -> int:
         if tp not in self._owner:
@@ -237,7 +288,7 @@ class Simulation:
         worker = self._workers[self._owner_of(tp)]
         task = worker.tasks.get(tp)
         if task is None or task.engine is None:
-            task = task or worker.kept.pop(tp, None) or self._make(tp)
+            task = task or worker.kept.pop(tp, None) or self._make(tp, worker.decisions)
             worker.tasks[tp] = task
             try:
                 await task.assign()
@@ -246,7 +297,7 @@ class Simulation:
                 raise
         return task
 
-    def _make(self, tp: tuple[str, int]) -> PartitionTask:
+    def _make(self, tp: tuple[str, int], decisions: Decisions) -> PartitionTask:
         topic, partition = tp
 
         def of_topic() -> list[Fold[Any]]:
@@ -263,6 +314,8 @@ class Simulation:
             now=self._now,
             monotonic=self._monotonic,
             snapshot_interval_s=self._interval_s,
+            decisions=decisions,
+            near=0,  # else no history is long enough to be folded in slices
         )
 
     def _now(self) -> float:
@@ -272,12 +325,19 @@ class Simulation:
         self._elapsed += 0.0007  # so that a round of snapshots spreads over batches, the same ones each time
         return self._elapsed
 
-    async def _feed(self, tp: tuple[str, int]) -> None:
+    async def _heard(self, tp: tuple[str, int]) -> PartitionTask:
+        """The partition's task; its worker may just have heard what was decided."""
         task = await self._task(tp)
+        if self._commands and self._random.random() < _HEARD:
+            await self._workers[self._owner_of(tp)].decisions.refresh()
+        return task
+
+    async def _feed(self, tp: tuple[str, int]) -> None:
+        task = await self._heard(tp)
         await task.handle(self._next(task, self._random.randint(1, 5)))
 
     async def _idle(self, tp: tuple[str, int]) -> None:
-        await (await self._task(tp)).idle()
+        await (await self._heard(tp)).idle()
 
     async def _haunt(self, zombie: PartitionTask) -> None:
         """A worker that was paused and does not know that it was replaced goes on."""
@@ -324,7 +384,7 @@ class Simulation:
         self._armed = False
         found: dict[tuple[str, str], Any] = {}
         for tp in self._parts:
-            task = self._make(tp)
+            task = self._make(tp, Decisions(self.log, self.codec))
             await task.assign()
             assert task.engine is not None
             for slot in task.engine.slots:

@@ -14,7 +14,7 @@ from processors.fold import Fold, Wake
 from schemas import events as e
 from schemas import topics
 from schemas.codec import Codec, Decoded, Record
-from schemas.envelope import Envelope, derived_id, name_in, to_headers
+from schemas.envelope import FOLD_VERSION, Envelope, derived_id, name_in, to_headers
 from schemas.errors import RecordTooLarge
 from streams.folding.slot import Slot, Spoilt
 from streams.folding.snapshots import Skip, Snapshot
@@ -38,6 +38,14 @@ class Poison(Spoilt):
         self.cause = cause
 
 
+class NotMigrated(Spoilt):
+    """A version cannot take over the state that another left of a key."""
+
+    def __init__(self, fold: Fold[Any], key: str, cause: Exception) -> None:
+        super().__init__(f"fold {fold.name} version {fold.version} could not migrate {key}: {cause!r}")
+        self.fold = fold.name
+
+
 class Engine:
     """Folds records of one (topic, partition), in order."""
 
@@ -54,7 +62,6 @@ class Engine:
         self.group = group
         self.codec = codec
         self.slots = [Slot(fold) for fold in folds]
-        self.stateful = any(slot.fold.state is not None for slot in self.slots)
         self.deduplicates = topic.kind != "raw"
         self.position = 0
         self.clocks: dict[str, float] = {}
@@ -66,10 +73,51 @@ class Engine:
         self.clamped = self.duplicates = self.undecodable = 0
         self._window = Window() if self.deduplicates else None
         self._routes: dict[type[e.Event], list[Slot]] = {}
+        self._by_name = {slot.fold.name: slot for slot in self.slots}
+        self._route()
+
+    def _route(self) -> None:
+        self.stateful = any(slot.fold.state is not None for slot in self.slots)
+        self._routes.clear()
         for slot in self.slots:
             for event_type in slot.fold.accepts:
                 self._routes.setdefault(event_type, []).append(slot)
-        self._by_name = {slot.fold.name: slot for slot in self.slots}
+
+    def put(self, slot: Slot, fold: Fold[Any], term: int) -> None:
+        """Let another version of the slot's fold go on, with all that is there."""
+        slot.fold, slot.term = fold, term
+        self._route()
+
+    def migrated(self, slot: Slot, fold: Fold[Any]) -> dict[str, Any]:
+        """The slot's states as another version of its fold takes them over. Raises Spoilt where it cannot."""
+        version, key = slot.fold.version, ""
+        try:
+            states = {}
+            for key, state in slot.unpacked().items():
+                states[key] = fold.migrate(state, version)
+        except Spoilt:
+            raise
+        except Exception as error:
+            raise NotMigrated(fold, key, error) from error
+        return states
+
+    def migrate(self, fold: Fold[Any], term: int) -> None:
+        """Let another version take over the states of its fold. Raises as `migrated`."""
+        slot = self._by_name[fold.name]
+        self.take_over(slot, self.migrated(slot, fold), fold, term)
+
+    def take_over(self, slot: Slot, states: dict[str, Any], fold: Fold[Any], term: int) -> None:
+        """Let another version of the slot's fold go on with these states, and the wakes that are there."""
+        if fold.state is None:
+            self.wakes.replace(fold.name, Wakes())
+        slot.states, slot.packed, slot.dirty = states, {}, dict.fromkeys(states)
+        self.put(slot, fold, term)
+
+    def succeed(self, slot: Slot, other: Engine, term: int) -> None:
+        """Let the one fold of another engine, at the same position, go on in the slot, with its own state and wakes."""
+        (successor,) = other.slots
+        self.wakes.replace(slot.fold.name, other.wakes)
+        self.take_over(slot, successor.states, successor.fold, term)
 
     def process(self, records: Sequence[Record]) -> list[Send]:
         """Fold records; returns what they led to. Raises Spoilt, after which the engine is of no use.
@@ -220,6 +268,7 @@ class Engine:
             clock=cause.clock,
         )
         headers = to_headers(envelope)
+        headers.append((FOLD_VERSION, b"%d" % fold.version))
         send = Send(topic.name, f"{cause.project}/{key}".encode(), self.codec.encode(event), headers)
         size = len(send.key) + sum(len(name) + len(value) for name, value in headers)
         if size > MAX_METADATA_BYTES:  # the broker would refuse the whole transaction, again and again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ INTERVAL_S = 1.0
 
 
 def facts(worker: Worker[PartitionTask]) -> dict[str, Any]:
-    """Partitions, and by fold: events, outputs, dead letters, µs an event, lag, longest restore."""
+    """Partitions, and by fold: events, outputs, dead letters, µs an event, lag, longest restore, versions at work."""
     folds: dict[str, dict[str, Any]] = {}
     total_lag = 0
     for tp, pump in worker.pumps.items():
@@ -35,6 +36,8 @@ def facts(worker: Worker[PartitionTask]) -> dict[str, Any]:
                     "keys": 0,
                     "lag": 0,
                     "restore_s": 0.0,
+                    "switch_s": 0.0,
+                    "versions": [],
                 },
             )
             for name in ("events", "outputs", "dead_letters", "nanoseconds"):
@@ -42,6 +45,8 @@ def facts(worker: Worker[PartitionTask]) -> dict[str, Any]:
             entry["keys"] += slot.keys
             entry["lag"] += lag
             entry["restore_s"] = max(entry["restore_s"], round(pump.task.restore_s, 3))
+            entry["switch_s"] = max(entry["switch_s"], round(pump.task.switch_s, 3))
+            entry["versions"] = sorted({slot.fold.version, *entry["versions"]})
     for entry in folds.values():
         entry["us_per_event"] = round(entry.pop("nanoseconds") / 1000 / max(1, entry["events"]), 2)
     return {
@@ -75,14 +80,27 @@ class FoldMetrics(Collector):
             ("keys", "Keys whose state a fold holds."),
             ("us_per_event", "Mean time that a fold takes, microseconds an event."),
             ("restore_s", "Longest last restore of a partition, seconds."),
+            ("switch_s", "Longest last switch to another version in a partition, seconds."),
         ):
             gauge = GaugeMetricFamily(f"headwater_fold_{name}", about, labels=["fold"])
             for fold, entry in said["folds"].items():
                 gauge.add_metric([fold], entry[name])
             yield gauge
+        version = GaugeMetricFamily(
+            "headwater_fold_version", "Partitions in which a version is in force.", labels=["fold", "version"]
+        )
+        for (fold, number), partitions in sorted(_versions(self._worker).items()):
+            version.add_metric([fold, str(number)], partitions)
+        yield version
         ready = GaugeMetricFamily("headwater_partitions_ready", "Partitions being processed.")
         ready.add_metric([], said["tasks_ready"])
         yield ready
+
+
+def _versions(worker: Worker[PartitionTask]) -> Counter[tuple[str, int]]:
+    """How many partitions each version of each fold has here."""
+    slots = (slot for pump in worker.pumps.values() for slot in pump.task.slots)
+    return Counter((slot.fold.name, slot.fold.version) for slot in slots)
 
 
 async def report(worker: Worker[PartitionTask], status: ProcessStatus) -> None:

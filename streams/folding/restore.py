@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Collection
-from itertools import takewhile
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
 import structlog
 
 from schemas import events as e
 from schemas import topics
+from streams.folding.course import Turn, course, turns
 from streams.folding.engine import Engine
+from streams.folding.lineage import Lineage, Segment
 from streams.folding.rounds import MARKER_KEY, SKIP_PREFIX, state_prefix
-from streams.folding.slot import Slot
+from streams.folding.slot import Slot, Spoilt
 from streams.folding.snapshots import Marker, Sealer, Skip, Snapshot, SnapshotRefused, load_state
+from streams.folding.ticks import ticks_of
 from streams.folding.wakes import LIVE
 from streams.folding.window import WINDOW
 from streams.partitions.log import Log, Step
@@ -24,14 +28,64 @@ _BREATHE = 64
 """Snapshots opened between two turns of the event loop: a worker that does not beat is thrown out."""
 
 
+class Lost(Spoilt):
+    """No snapshot fits, and the code that made the state is not installed: it cannot be what it was."""
+
+    def __init__(self, fold: str, why: str) -> None:
+        super().__init__(f"fold {fold}: {why}")
+        self.fold = fold
+
+
+class _Saved(NamedTuple):
+    """The snapshots of a fold, and where in its lineage they belong."""
+
+    at: int
+    snapshots: list[Snapshot]
+
+
+async def changelog(source: Log, topic: str, partition: int) -> dict[bytes, bytes]:
+    """The last value of each key of a partition's changelog."""
+    name = topics.changelog(topic)
+    first, end = await source.bounds(name, partition)
+    saved: dict[bytes, bytes] = {}
+    async for batch in source.read(name, partition, first, end):
+        for record in batch:
+            if record.value is None:
+                saved.pop(record.key or b"", None)
+            elif record.key is not None:
+                saved[record.key] = record.value
+    return saved
+
+
+def skips_in(saved: Mapping[bytes, bytes], sealer: Sealer) -> Iterator[Skip]:
+    """What a changelog says is not given to folds again; entries that are not signed by us do not count."""
+    for key, value in saved.items():
+        if not key.startswith(SKIP_PREFIX):
+            continue
+        try:
+            skip: Skip = sealer.open(Skip, key, value)
+        except SnapshotRefused as error:
+            log.warning("restore.skip_refused", why=str(error))
+        else:
+            yield skip
+
+
 class Restore:
     """One restore of one partition, without the snapshots of the folds named in `refold`.
 
-    `run` raises Spoilt where a fold raises on what it once took, or a state cannot be loaded.
+    The engine's folds are those in force; `lineages` say which made their states, where it was not
+    they alone. `run` raises Spoilt where a fold raises on what it once took, or a state cannot be
+    loaded or migrated, and Lost where the code for it is missing.
     """
 
     def __init__(
-        self, engine: Engine, source: Log, sealer: Sealer, step: Step, refold: Collection[str] = ()
+        self,
+        engine: Engine,
+        source: Log,
+        sealer: Sealer,
+        step: Step,
+        refold: Collection[str] = (),
+        lineages: Mapping[str, Lineage] | None = None,
     ) -> None:
         self.engine = engine
         self.events = 0
@@ -42,38 +96,33 @@ class Restore:
         self._sealer = sealer
         self._step = step
         self._refolded = refold
+        alone = {slot.fold.name: Lineage((Segment(slot.fold),)) for slot in engine.slots}
+        self._lineages = alone | dict(lineages or {})
+        self._segments: list[Segment] = []
+        """Versions that take over on the way."""
 
     async def run(self, first: int, position: int) -> None:
         """Restore to `position`; `first` is where the log starts."""
         engine = self.engine
         for slot in engine.slots:
+            slot.term = self._lineages[slot.fold.name].term
             if slot.fold.state is None:
                 slot.floor = position
         if not engine.stateful:
             if engine.deduplicates:
-                await self._fold(deque(), first, position, position)
+                await self._fold([], first, position, position)
             return
-        saved = await self._changelog()
+        saved = await changelog(self._log, engine.topic.name, engine.partition)
         marker = self._marker(saved.pop(MARKER_KEY, None))
-        self._skips(saved)
+        engine.skips.update(dict.fromkeys(skips_in(saved, self._sealer)))
         start = await self._adopt(saved, marker, first, position)
         self._step("restore.loaded")
-        ticks = await self._ticks(position)
+        topic, partition, reflected = engine.topic.name, engine.partition, engine.clocks.get(LIVE, -math.inf)
+        ticks, self.tick_offset = await ticks_of(
+            self._log, engine.codec, topic, partition, self.tick_offset, reflected, position
+        )
         await self._fold(ticks, first, start, position)
         self._step("restore.folded")
-
-    async def _changelog(self) -> dict[bytes, bytes]:
-        """The last value of each key."""
-        name = topics.changelog(self.engine.topic.name)
-        first, end = await self._log.bounds(name, self.engine.partition)
-        saved: dict[bytes, bytes] = {}
-        async for batch in self._log.read(name, self.engine.partition, first, end):
-            for record in batch:
-                if record.value is None:
-                    saved.pop(record.key or b"", None)
-                elif record.key is not None:
-                    saved[record.key] = record.value
-        return saved
 
     def _marker(self, value: bytes | None) -> Marker | None:
         if value is None:
@@ -86,15 +135,6 @@ class Restore:
         self.saved = marker.position
         return marker
 
-    def _skips(self, saved: dict[bytes, bytes]) -> None:
-        for key in [k for k in saved if k.startswith(SKIP_PREFIX)]:
-            try:
-                skip: Skip = self._sealer.open(Skip, key, saved.pop(key))
-            except SnapshotRefused as error:
-                log.warning("restore.skip_refused", partition=self.engine.partition, why=str(error))
-            else:
-                self.engine.skips[skip] = None
-
     async def _adopt(
         self, saved: dict[bytes, bytes], marker: Marker | None, first: int, position: int
     ) -> int:
@@ -105,19 +145,24 @@ class Restore:
             name, partition = self.engine.topic.name, self.engine.partition
             log.warning("restore.fold_absent", topic=name, partition=partition, fold=absent)
         for slot in self.engine.slots:
-            if marker is None or slot.fold.state is None:
+            if slot.fold.state is None:
                 continue
+            lineage, at = self._lineages[slot.fold.name], 0
             try:
-                prefix = state_prefix(slot.fold.name)
-                values = {key: value for key, value in saved.items() if key.startswith(prefix)}
-                usable = await self._usable(slot, values, marker, position)
+                found = await self._usable(slot, lineage, saved, marker, position)
             except SnapshotRefused as error:
-                self._refold(slot.fold.name, str(error))
+                if marker is not None:
+                    self._refold(slot.fold.name, str(error))
+                if not lineage.whole:
+                    raise Lost(slot.fold.name, f"{error}, and what came before is not installed") from error
                 complete = False
-                continue
-            slot.floor = marker.position
-            for snapshot in usable:
-                self.engine.adopt(slot, snapshot)
+            else:
+                at = found.at
+                slot.floor = marker.position if marker is not None else 0
+                for snapshot in found.snapshots:
+                    self.engine.adopt(slot, snapshot)
+            self.engine.put(slot, lineage.segments[at].fold, lineage.segments[at].term)
+            self._segments += lineage.segments[at + 1 :]
         if marker is None or not complete:
             return first
         self.engine.clocks.update(marker.clocks)
@@ -125,24 +170,35 @@ class Restore:
         return max(first, marker.position)
 
     async def _usable(
-        self, slot: Slot, values: dict[bytes, bytes], marker: Marker, position: int
-    ) -> list[Snapshot]:
+        self, slot: Slot, lineage: Lineage, saved: dict[bytes, bytes], marker: Marker | None, position: int
+    ) -> _Saved:
         """All snapshots of a fold. Raises SnapshotRefused where one of them does not fit the log."""
-        fold = slot.fold
-        if fold.name in self._refolded:
+        name = slot.fold.name
+        if marker is None:
+            raise SnapshotRefused("there is no marker")
+        if name in self._refolded:
             raise SnapshotRefused("a state could not be loaded")
-        if marker.folds.get(fold.name) != fold.version:
-            raise SnapshotRefused(f"it is version {fold.version}, saved was {marker.folds.get(fold.name)}")
         if marker.position > position:
             raise SnapshotRefused(f"saved was {marker.position}, the group's position was set to {position}")
-        usable = []
-        for count, (name, value) in enumerate(values.items()):
+        version, term = marker.folds.get(name), marker.terms.get(name, 0)
+        for at, segment in enumerate(lineage.segments):
+            if (segment.fold.version, segment.term) == (version, term):
+                return _Saved(at, await self._snapshots(segment, saved, marker, position))
+        raise SnapshotRefused(f"it is version {slot.fold.version}, saved was {version}")
+
+    async def _snapshots(
+        self, segment: Segment, saved: dict[bytes, bytes], marker: Marker, position: int
+    ) -> list[Snapshot]:
+        fold, usable = segment.fold, list[Snapshot]()
+        prefix = state_prefix(fold.name)
+        values = {key: value for key, value in saved.items() if key.startswith(prefix)}
+        for count, (key, value) in enumerate(values.items()):
             if count % _BREATHE == 0:
                 await asyncio.sleep(0)
-            snapshot: Snapshot = self._sealer.open(Snapshot, name, value)
+            snapshot: Snapshot = self._sealer.open(Snapshot, key, value)
             if snapshot.position > position:
                 raise SnapshotRefused(f"{snapshot.key}: saved at {snapshot.position}, now is {position}")
-            if snapshot.version == fold.version:
+            if (snapshot.version, snapshot.term) == (fold.version, segment.term):
                 usable.append(snapshot)
             elif snapshot.position >= marker.position:
                 # Another version began to save over what the marker speaks of, and this one is back.
@@ -155,47 +211,27 @@ class Restore:
         name, partition = self.engine.topic.name, self.engine.partition
         log.warning("restore.refold", topic=name, partition=partition, fold=fold, why=why)
 
-    async def _ticks(self, position: int) -> deque[e.Tick]:
-        """Recorded ticks that the state does not reflect yet."""
-        name = topics.ticks(self.engine.topic.name)
-        first, end = await self._log.bounds(name, self.engine.partition)
-        reflected = self.engine.clocks.get(LIVE, float("-inf"))
-        ticks: deque[e.Tick] = deque()
-        async for batch in self._log.read(name, self.engine.partition, max(first, self.tick_offset), end):
-            await self.engine.codec.learn(batch)
-            for record in batch:
-                tick = self.engine.codec.decode(record.value)
-                assert isinstance(tick, e.Tick)
-                while ticks and ticks[-1].after_offset > tick.after_offset:
-                    ticks.pop()  # the group's position was set back: what came of these is void
-                if tick.at > reflected and tick.after_offset <= position:
-                    ticks.append(tick)
-        self.tick_offset = end
-        return ticks
-
-    async def _fold(self, ticks: deque[e.Tick], first: int, start: int, position: int) -> None:
+    async def _fold(self, ticks: Collection[e.Tick], first: int, start: int, position: int) -> None:
         engine = self.engine
-        name, partition = engine.topic.name, engine.partition
-        async for batch in self._log.read(name, partition, max(first, start - WINDOW), position):
+        begin = max(first, start - WINDOW)
+        between = turns(ticks, self._segments)
+        log_, codec, topic, partition = self._log, engine.codec, engine.topic.name, engine.partition
+        async for part in course(log_, codec, topic, partition, between, engine.skips, begin, position):
             await asyncio.sleep(0)
-            # What was undecodable stays so: nobody needs to be asked, who may be away.
-            skips = engine.skips
-            await engine.codec.learn(
-                [r for r in batch if Skip("", r.offset) not in skips] if skips else batch
-            )
-            for record in takewhile(lambda r: r.offset < start, batch):
+            if isinstance(part, Turn):
+                self._turn(part)
+                continue
+            known = bisect_left(part, start, key=lambda r: r.offset)
+            for record in part[:known]:
                 engine.remember(record)
-            records = [r for r in batch if r.offset >= start]
+            records = part[known:]
             self.events += len(records)
-            while records:
-                while ticks and ticks[0].after_offset <= records[0].offset:
-                    self._tick(ticks.popleft())
-                until = ticks[0].after_offset if ticks else position
-                engine.process([r for r in records if r.offset < until])
-                records = [r for r in records if r.offset >= until]
-        while ticks:
-            self._tick(ticks.popleft())
+            engine.process(records)
 
-    def _tick(self, tick: e.Tick) -> None:
-        self.engine.position = tick.after_offset
-        self.engine.tick(tick.at)
+    def _turn(self, turn: Turn) -> None:
+        engine = self.engine
+        engine.position = turn.offset
+        if isinstance(turn.what, e.Tick):
+            engine.tick(turn.what.at)
+        else:
+            engine.migrate(turn.what.fold, turn.what.term)

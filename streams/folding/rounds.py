@@ -82,11 +82,13 @@ class Rounds:
         engine = self.engine
         self._begun = self._clock()
         self.tick_offset = tick_offset
+        stateful = [slot for slot in engine.slots if slot.fold.state is not None]
         self._marker = Marker(
             engine.position,
-            {slot.fold.name: slot.fold.version for slot in engine.slots if slot.fold.state is not None},
+            {slot.fold.name: slot.fold.version for slot in stateful},
             dict(engine.clocks),
             tick_offset,
+            {slot.fold.name: slot.term for slot in stateful if slot.term},
         )
         self._whole = True
         for slot in engine.slots:
@@ -118,6 +120,13 @@ class Rounds:
             self._marker = None
         return sends
 
+    def abandon(self) -> None:
+        """End the open round without a marker: what it had not saved is changed, as before."""
+        for slot, key in self._queue:
+            slot.dirty[key] = None
+        self._queue.clear()
+        self._marker = None
+
     def skip(self, skip: Skip) -> Send:
         """The record that keeps a restore from giving this to its fold."""
         return self._send(SKIP_PREFIX + repr(skip).encode(), skip)
@@ -131,7 +140,16 @@ class Rounds:
                 f"the state takes {len(state):,} bytes, the limit is {limit:,}",
                 hint="keep less per key, or raise HEADWATER_MAX_RECORD_BYTES",
             )
-        snapshot = Snapshot(slot.fold.name, slot.fold.version, key, self.engine.position, state, wake, clock)
+        snapshot = Snapshot(
+            slot.fold.name,
+            slot.fold.version,
+            key,
+            self.engine.position,
+            state,
+            wake,
+            clock,
+            term=slot.term,
+        )
         return self._send(state_prefix(slot.fold.name) + key.encode(), snapshot)
 
     def _not_saved(self, slot: Slot, key: str, error: Exception) -> None:

@@ -31,8 +31,10 @@ class FoldStats:
 class Slot:
     """One fold in one partition: its states by key, and what is measured of it."""
 
-    def __init__(self, fold: Fold[Any]) -> None:
+    def __init__(self, fold: Fold[Any], term: int = 0) -> None:
         self.fold = fold
+        self.term = term
+        """How many switches of its version there were in this partition."""
         self.states: dict[str, Any] = {}
         self.packed: dict[str, Snapshot] = {}
         """States as they were saved, of keys that had no event since: to load them all takes seconds,

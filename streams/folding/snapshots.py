@@ -38,6 +38,8 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
     wake: float | None
     clock: str
     river: str = RIVER
+    term: int = 0
+    """How many switches of the fold came before in this partition: a version may be in force twice."""
 
 
 class Marker(msgspec.Struct, frozen=True, array_like=True):
@@ -48,6 +50,7 @@ class Marker(msgspec.Struct, frozen=True, array_like=True):
     clocks: dict[str, float]
     """Greatest event time of each replayed project; that of live ones ("") is the last tick."""
     tick_offset: int
+    terms: dict[str, int] = {}
 
 
 class Skip(msgspec.Struct, frozen=True, array_like=True, order=True):

@@ -20,17 +20,23 @@ from processors.fold import Fold
 from schemas import events as e
 from schemas import topics
 from schemas.codec import Codec, Record
-from schemas.envelope import Envelope, derived_id, to_headers
 from schemas.errors import OffsetOutOfRange
-from streams.folding.engine import Engine, Poison
-from streams.folding.restore import Restore
+from streams.folding.candidate import NEAR
+from streams.folding.engine import Engine, NotMigrated, Poison
+from streams.folding.handover import Handover, Wanted
+from streams.folding.restore import Lost, Restore
 from streams.folding.rounds import INTERVAL_S, Rounds
 from streams.folding.slot import FoldStats, Slot, Spoilt, Unreadable
 from streams.folding.snapshots import Sealer, Skip
+from streams.folding.succession import Succession
+from streams.folding.ticks import tick_send
 from streams.folding.wakes import LIVE
 from streams.partitions.log import Log, Send, Step, Transactions, require_in_log
+from streams.versions.decisions import Decisions
 
 log = structlog.get_logger()
+_LEAST_SLICE_S, _SLICE_S = 0.005, 0.05
+"""How long versions that get ready may fold between two batches: as long as the batch took, within these."""
 
 
 class PartitionTask:
@@ -51,15 +57,24 @@ class PartitionTask:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         snapshot_interval_s: float = INTERVAL_S,
+        decisions: Decisions | None = None,
+        nudge: Callable[[], None] = lambda: None,
+        near: int = NEAR,
     ) -> None:
         self.topic = topic
         self.partition = partition
         self.engine: Engine | None = None
         self.restore_s = 0.0
         self.restored_events = 0
+        self.switch_s = 0.0
+        """How long the last switch to another version of a fold took, seconds."""
         self.stats: dict[str, FoldStats] = {}
         self._group = group
-        self._folds = folds
+        self._nudge = nudge
+        decisions = decisions or Decisions(source, codec)
+        self._succession = Succession(topic, partition, folds, source, codec, decisions)
+        self._handover = Handover(self._succession, source, decisions, near)
+        self._first = 0
         self._log = source
         self._codec = codec
         self._sealer = Sealer(secret, f"{context}/{topic.name}/{partition}")
@@ -103,6 +118,8 @@ class PartitionTask:
         committed = await self._log.committed(name, partition)
         first, end = await self._log.bounds(name, partition)
         require_in_log(name, partition, committed, first, end)
+        await self._succession.read(committed)
+        self._first = first
         await self._rebuild(first, committed)
         self._step("assign.ready")
 
@@ -113,11 +130,13 @@ class PartitionTask:
         return await self._log.committed(self.topic.name, self.partition) == self.engine.position
 
     async def suspend(self) -> None:
-        """Between batches nothing is under way."""
+        """Between batches nothing is under way but what reads ahead."""
+        await self._handover.close()
 
     async def discard(self) -> None:
         """Throw state and right to write away; the next `assign` starts from the log."""
         self.engine = self._rounds = None
+        await self._handover.close()
         transactions, self._transactions = self._transactions, None
         if transactions is not None:
             await transactions.close()
@@ -126,8 +145,10 @@ class PartitionTask:
         started = time.monotonic()
         position = first if committed is None else committed
         while True:
-            engine = Engine(self.topic, self.partition, self._folds(), self._codec, self._group)
-            restore = Restore(engine, self._log, self._sealer, self._step, self._refold)
+            lineages = self._succession.lineages()
+            folds = [lineage.fold for lineage in lineages.values()]
+            engine = Engine(self.topic, self.partition, folds, self._codec, self._group)
+            restore = Restore(engine, self._log, self._sealer, self._step, self._refold, lineages)
             engine.skips.update(self._pending)
             try:
                 await restore.run(first, position)
@@ -148,6 +169,8 @@ class PartitionTask:
             slot.stats = self.stats.setdefault(slot.fold.name, FoldStats())
         engine.letters = [(skip, send) for skip, send in engine.letters if skip in self._pending]
         self.engine = engine
+        self._succession.began(engine, lineages)
+        await self._handover.began(engine)
         self._rounds = Rounds(
             engine,
             self._sealer,
@@ -166,15 +189,20 @@ class PartitionTask:
             self._pending[spoilt.skip] = spoilt.cause
         elif isinstance(spoilt, Unreadable):
             self._refold.add(spoilt.fold)
+        elif isinstance(spoilt, Lost | NotMigrated):
+            self._succession.give_up(spoilt.fold)
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Fold a batch and commit it. Raises what the log raises; then the state is gone: `assign` anew."""
+        began = self._monotonic()
         while True:
             assert self.engine is not None
             try:
                 position = self.engine.position
+                records = [r for r in records if r.offset >= position]
+                level = self._handover.level()
                 await self._codec.learn(records)
-                sends = self.engine.process([r for r in records if r.offset >= position])
+                sends = self.engine.process(records)
                 self._step("batch.folded")
                 await self._commit(sends)
                 break
@@ -187,7 +215,10 @@ class PartitionTask:
             except BaseException:
                 await self.discard()
                 raise
+        for candidate in level:
+            candidate.took(records)
         await self._tick_if_due()  # where records keep coming, nobody is ever idle
+        await self._succeed(min(max(self._monotonic() - began, _LEAST_SLICE_S), _SLICE_S))
 
     async def idle(self, position: int = 0) -> None:
         """What is due without a record: a tick, or a part of a snapshot. To be called every second or so.
@@ -197,15 +228,15 @@ class PartitionTask:
         """
         assert self.engine is not None and self._rounds is not None  # noqa: PT018
         behind = position > self.engine.position
+        level = self._handover.level()
         self.engine.position = max(position, self.engine.position)
+        for candidate in level:
+            candidate.passed(self.engine.position)
         ticked = await self._tick_if_due()
-        due = self._rounds.open or self._rounds.due()
-        if not ticked and (behind or self.engine.letters or (self.engine.stateful and due)):
-            try:
-                await self._commit([])
-            except BaseException:
-                await self.discard()
-                raise
+        due = self._succession.due or (self.engine.stateful and (self._rounds.open or self._rounds.due()))
+        if not ticked and (behind or self.engine.letters or due):
+            await self._commit_or_discard()
+        await self._succeed(_SLICE_S)
 
     async def _tick_if_due(self) -> bool:
         """Whether a fold waited for this moment."""
@@ -219,24 +250,14 @@ class PartitionTask:
     async def _tick(self, at: float) -> None:
         assert self.engine is not None
         tick = e.Tick(topic=self.topic.name, partition=self.partition, after_offset=self.position, at=at)
-        envelope = Envelope(
-            id=derived_id(tick.topic, tick.partition, repr(at)),
-            source="headwater/clock",
-            type="Tick",
-            time=at,
-        )
-        send = Send(
-            topics.ticks(self.topic.name),
-            f"{self.topic.name}/{self.partition}".encode(),
-            self._codec.encode(tick),
-            to_headers(envelope),
-            self.partition,
-        )
+        level = self._handover.level()
         try:
             sends = self.engine.tick(at)
             self._step("tick.folded")
             self._ticked = True
-            await self._commit([send, *sends])
+            await self._commit([tick_send(tick, self._codec), *sends])
+            for candidate in level:
+                candidate.ticked(tick)
         except Spoilt as spoilt:
             # The wake is still open in the log: the next tick meets it again, and its skip reports it.
             self._note(spoilt)
@@ -247,7 +268,7 @@ class PartitionTask:
             raise
 
     async def _commit(self, sends: list[Send]) -> None:
-        """One transaction: outputs, dead letters with their skips, a part of a snapshot, the position."""
+        """One transaction: outputs, dead letters with their skips, switches, a part of a snapshot, the position."""
         engine, rounds = self.engine, self._rounds
         assert engine is not None and rounds is not None and self._transactions is not None  # noqa: PT018
         for skip, letter in engine.letters:
@@ -259,7 +280,9 @@ class PartitionTask:
                 await self._begin_round(rounds)
             sends += rounds.take()
             self._step("batch.snapshot")
+        sends += self._succession.sends(self._now())
         await self._transactions.commit(sends, engine.position)
+        self._succession.committed()
         for skip, _ in engine.letters:
             engine.skips[skip] = None
             self._pending.pop(skip, None)
@@ -267,6 +290,71 @@ class PartitionTask:
                 self.stats[skip.fold].dead_letters += 1
         engine.letters.clear()
         self._step("batch.committed")
+
+    async def _commit_or_discard(self) -> None:
+        try:
+            await self._commit([])
+        except BaseException:
+            await self.discard()
+            raise
+
+    async def _succeed(self, budget_s: float) -> None:
+        """Between batches: let versions that are wanted get ready for a while, or take over."""
+        handover, engine = self._handover, self.engine
+        assert engine is not None
+        for slot in engine.slots:
+            wanted = await handover.wanted(slot)
+            if wanted is None:
+                continue
+            if wanted.at_once:
+                return await self._anew()
+            if not await handover.ready(wanted, slot, engine, self._first, budget_s, self._monotonic):
+                self._nudge()
+            elif wanted.decided:
+                return await self._switch(wanted, slot)
+            elif handover.tell_ready(wanted):
+                self._step("switch.ready")
+                await self._commit_or_discard()
+        return None
+
+    async def _anew(self) -> None:
+        await self.discard()
+        await self.assign()
+
+    async def _switch(self, wanted: Wanted, slot: Slot) -> None:
+        """Let the version take over at this position: from the moment that it is in the log, it has."""
+        engine, rounds, old = self.engine, self._rounds, slot.fold.version
+        assert engine is not None and rounds is not None  # noqa: PT018
+        started = time.monotonic()
+        try:
+            change = self._handover.begin(wanted, slot, engine)
+            self._step("switch.begun")
+            await self._commit([])
+        except Spoilt as spoilt:
+            if isinstance(spoilt, NotMigrated):
+                log.warning("fold.not_migrated", fold=spoilt.fold, why=str(spoilt), instead="it folds anew")
+                self._handover.fold_anew(wanted.record)
+            else:
+                self._note(spoilt)
+            return await self._anew()  # some states may have been changed already
+        except BaseException:
+            await self.discard()
+            raise
+        rounds.abandon()
+        change.apply(slot, engine)
+        self.switch_s = time.monotonic() - started
+        self._step("switch.done")
+        log.info(
+            "fold.switched",
+            fold=slot.fold.name,
+            from_version=old,
+            version=slot.fold.version,
+            topic=self.topic.name,
+            partition=self.partition,
+            position=engine.position,
+            pause_ms=round(self.switch_s * 1000, 1),
+        )
+        return None
 
     async def _begin_round(self, rounds: Rounds) -> None:
         tick_offset = rounds.tick_offset

@@ -40,6 +40,14 @@ class Wakes:
         """When, and by which clock; None where nothing was asked."""
         return self._open.get((fold, key), (None, LIVE))
 
+    def replace(self, fold: str, other: Wakes) -> None:
+        """Forget what the fold asked for, and take over what it asked for there."""
+        for entry in [entry for entry in self._open if entry[0] == fold]:
+            del self._open[entry]
+        for (name, key), (at, clock) in other._open.items():
+            if name == fold:
+                self.put(name, key, at, clock)
+
     def next(self, clock: str) -> float | None:
         """When somebody wants to be woken next."""
         heap = self._heaps.get(clock)

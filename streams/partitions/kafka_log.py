@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, ProducerFenced
 
@@ -106,7 +106,9 @@ class KafkaLog:
 
         return await patiently(self.settings, "reading offsets", ask, DEADLINE_S)
 
-    async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
+    async def read(
+        self, topic: str, partition: int, start: int, end: int
+    ) -> AsyncGenerator[Sequence[Record], None]:
         """See `streams.partitions.log.Log`."""
         if start >= end:
             return
@@ -127,6 +129,25 @@ class KafkaLog:
                     yield records_of((m for m in messages if m.offset < end), self.settings.namespace)
         finally:
             await consumer.stop()
+
+    async def post(self, send: Send) -> None:
+        """See `streams.partitions.log.Log`."""
+        producer = AIOKafkaProducer(**self._options, acks="all", enable_idempotence=True)
+        await connect(self.settings, producer, DEADLINE_S)
+        try:
+            await producer.send_and_wait(
+                self.settings.named(send.topic),
+                send.value,
+                send.key,
+                partition=send.partition,
+                headers=list(send.headers),
+            )
+        except (KafkaError, OSError) as error:
+            if (refusal := hopeless(self.settings, error)) is not None:
+                raise refusal from error
+            raise LogUnavailable(f"writing to {send.topic}: {error!r}", hint="is Kafka up?") from error
+        finally:
+            await close(producer)
 
     def _connected(self) -> AIOKafkaConsumer:
         assert self._meta is not None, "start() first"

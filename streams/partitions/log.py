@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -61,8 +61,13 @@ class Log(Protocol):
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """First offset there is, and the end that a read_committed reader can reach."""
 
-    def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
+    def read(
+        self, topic: str, partition: int, start: int, end: int
+    ) -> AsyncGenerator[Sequence[Record], None]:
         """Committed records with start <= offset < end, in order; ends by position."""
+
+    async def post(self, send: Send) -> None:
+        """Write one record outside any transaction. Raises LogUnavailable; it may stand there all the same."""
 
 
 def require_in_log(topic: str, partition: int, committed: int | None, first: int, end: int) -> None:

@@ -7,7 +7,7 @@ since readers take the last value of a key.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from schemas.codec import Record
@@ -88,11 +88,17 @@ class MemoryLog:
         """See `streams.partitions.log.Log`."""
         return 0, self._stable_end(topic, partition)
 
-    async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
+    async def read(
+        self, topic: str, partition: int, start: int, end: int
+    ) -> AsyncGenerator[Sequence[Record], None]:
         """See `streams.partitions.log.Log`."""
         found = [r for r in self.records(topic, partition, start) if r.offset < end]
         for i in range(0, len(found), 7):  # small batches, so that their borders are met
             yield found[i : i + 7]
+
+    async def post(self, send: Send) -> None:
+        """See `streams.partitions.log.Log`."""
+        self._write(send, None)
 
     def begin(self, writer: tuple[str, int], epoch: int) -> _Transaction:
         """Open a transaction; raises Fenced for one who has a successor."""

@@ -228,6 +228,11 @@ class Worker(ConsumerRebalanceListener, Generic[T]):  # type: ignore[misc]  # ai
         if pump is not None:
             pump.nudge()
 
+    def nudge_all(self) -> None:
+        """Every task may have."""
+        for pump in self.pumps.values():
+            pump.nudge()
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`; raises what is beyond retrying."""
         consumer = self._consumer = AIOKafkaConsumer(

@@ -12,10 +12,10 @@ from schemas.errors import InvalidEvent
 
 
 def test_every_event_has_one_topic() -> None:
-    """Each event type belongs to one topic; only ticks, of which each keyed topic has its own, belong to none."""
+    """Each event type belongs to one topic; only what is kept beside each topic that folds read belongs to none."""
     declared = [event for topic in topics.TOPICS for event in topic.events]
     assert len(declared) == len(set(declared))
-    assert set(e.EVENT_TYPES) - set(declared) == {e.Tick}
+    assert set(e.EVENT_TYPES) - set(declared) == {e.Tick, e.FoldReady, e.FoldSwitched}
     with pytest.raises(InvalidEvent, match="Tick belongs to no topic"):
         topics.topic_of(e.Tick)
 
@@ -37,7 +37,8 @@ def test_keys() -> None:
 
 def test_names_are_kafkas() -> None:
     """Names are legal in Kafka, differ also where Kafka's metrics confuse dots and underscores, and are unique."""
-    names = [n for t in topics.TOPICS for n in (t.name, topics.changelog(t.name), topics.ticks(t.name))]
+    beside = (topics.changelog, topics.ticks, topics.versions)
+    names = [n for t in topics.TOPICS for n in (t.name, *(name(t.name) for name in beside))]
     assert all(re.fullmatch(r"[a-zA-Z0-9._-]{1,200}", n) for n in names)
     assert len({n.replace(".", "_") for n in names}) == len(names)
 

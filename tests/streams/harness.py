@@ -16,6 +16,7 @@ from streams.folding.snapshots import dump_state
 from streams.folding.task import PartitionTask
 from streams.partitions.memory_log import MemoryLog
 from streams.simulation import Crash
+from streams.versions.decisions import Decisions
 
 CODEC = Codec()
 SIGNALS = topics.SIGNALS.name
@@ -41,6 +42,7 @@ class Partition:
         self.secret = secret
         names = [SIGNALS, CHANGELOG, TICKS, topics.ANOMALIES.name, topics.DEAD_LETTERS.name]
         self.log = MemoryLog(dict.fromkeys(names, 1))
+        self.decisions = Decisions(self.log, CODEC)
         self.steps: Counter[str] = Counter()
         self.crash_at: tuple[str, BaseException] | None = None
         self.elapsed = 0.0
@@ -91,6 +93,8 @@ class Partition:
             now=lambda: self.log.now,
             monotonic=self._monotonic,
             snapshot_interval_s=self.interval_s,
+            decisions=self.decisions,
+            near=0,
         )
 
     async def up(self) -> PartitionTask:

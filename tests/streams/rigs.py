@@ -20,7 +20,15 @@ from streams.partitions.memory_log import MemoryLog
 from streams.settings import Settings
 from tests.streams.harness import CHANGELOG, SIGNALS, TICKS
 
-NAMES = (SIGNALS, CHANGELOG, TICKS, topics.ANOMALIES.name, topics.DEAD_LETTERS.name)
+NAMES = (
+    SIGNALS,
+    CHANGELOG,
+    TICKS,
+    topics.versions(SIGNALS),
+    topics.FOLDS.name,
+    topics.ANOMALIES.name,
+    topics.DEAD_LETTERS.name,
+)
 OUT = topics.ANOMALIES.name
 OUT_PARTITIONS = 3
 
@@ -86,7 +94,8 @@ async def kafka_rig(broker: Settings, second_protocol: bool | None = None) -> As
     specs = {spec.name: spec for spec in declared(settings)}
     ticks = TopicSpec(TICKS, 1, specs[OUT].config)
     changelog = TopicSpec(CHANGELOG, 1, specs[OUT].config | {"cleanup.policy": "compact"})
-    own = {CHANGELOG: changelog, TICKS: ticks}
+    beside = TopicSpec(topics.versions(SIGNALS), 1, specs[OUT].config)
+    own = {CHANGELOG: changelog, TICKS: ticks, topics.versions(SIGNALS): beside}
     await ensure_topics(
         settings,
         [TopicSpec(n, OUT_PARTITIONS if n == OUT else 1, (own.get(n) or specs[n]).config) for n in NAMES],

@@ -197,8 +197,7 @@ async def compare(
         assert not lost, f"{topic}: {lost.total()} lost or other, such as {next(iter(lost))}"
         assert not doubled, f"{topic}: {doubled.total()} doubled or other, such as {next(iter(doubled))}"
     runner = Runner(settings, hosted)
-    runner._codec = Codec()
-    await runner._log.start()
+    await runner.prepare()
     states: dict[tuple[str, str], Any] = {}
     for partition in range(settings.partitions):
         task = runner._task("signals", partition)
@@ -207,7 +206,7 @@ async def compare(
         for slot in task.engine.slots:
             states.update({(slot.fold.name, key): state for key, state in slot.unpacked().items()})
         await task.discard()
-    await runner._log.close()
+    await runner.close()
     assert states == await undisturbed.states()
     seen_views = Store(settings.database_url, views())
     expected_store = expected_views(undisturbed, settings.data / "undisturbed.db")

@@ -1,0 +1,145 @@
+"""A version of a fold that is to take over: it folds the partition's log anew beside the one in force.
+
+It does so in slices, and then keeps level with it until the switch. Its state is a function of the log
+up to where it stands, like any other; what it yields is dropped. It knows ticks as they were recorded,
+for which the version in force had asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from processors.fold import Fold
+from schemas.codec import Record
+from schemas.events import Tick
+from streams.folding.course import Turn, course, turns
+from streams.folding.engine import Engine, Poison
+from streams.folding.snapshots import Skip
+from streams.folding.ticks import ticks_of
+from streams.folding.wakes import LIVE
+from streams.partitions.log import Log, Send
+
+_CHUNK = 200
+"""Records folded at a time: so many that others do not wait long."""
+NEAR = 2_000
+"""From so many offsets behind, two full batches, the rest is folded in one go: else it might never be level."""
+
+
+class Candidate:
+    """One version in one partition; `beside` is the engine in force, `first` where the log starts.
+
+    All calls come between batches of `beside`, when what it took is committed.
+    """
+
+    def __init__(self, fold: Fold[Any], beside: Engine, source: Log, first: int, near: int = NEAR) -> None:
+        self.fold = fold
+        self.beside = beside
+        self._log = source
+        self._first = first
+        self._near = near
+        self._poison: dict[Skip, Exception] = {}
+        self._course: AsyncGenerator[Sequence[Record] | Turn, None] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        beside = self.beside
+        self.engine = Engine(beside.topic, beside.partition, [self.fold], beside.codec, beside.group)
+        self.engine.position = self._until = self._first
+        self.engine.skips.update(self._poison)
+        self._tick_offset = 0
+        self._stale = True
+
+    @property
+    def letters(self) -> list[tuple[Skip, Send]]:
+        """Dead letters of what this version raised on, to be written when it takes over."""
+        return [(skip, send) for skip, send in self.engine.letters if skip in self._poison]
+
+    @property
+    def level(self) -> bool:
+        """Whether it stands where the version in force does: at its record, and at its time."""
+        mine, other = self.engine, self.beside
+        return mine.position == other.position and mine.clocks.get(LIVE) == other.clocks.get(LIVE)
+
+    def fits(self, engine: Engine) -> bool:
+        """Whether it may go on beside another engine: it has folded nothing that this one has not, or skips."""
+        missed = engine.skips.keys() - self.engine.skips.keys()
+        position = self.engine.position
+        return position <= engine.position and not any(skip.offset < position for skip in missed)
+
+    async def advance(self, budget_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
+        """Fold on towards the version in force, for about `budget_s`; whether it is level.
+
+        Raises what the log raises.
+        """
+        end = clock() + budget_s
+        while not self.level:
+            if self._course is None or self._stale:
+                await self._open()
+            assert self._course is not None
+            part = await anext(self._course, None)
+            if part is None:
+                await self.close()
+                self.engine.position = self._until
+            else:
+                self._give(part)
+            if clock() >= end and self.beside.position - self.engine.position > self._near:
+                break
+            await asyncio.sleep(0)
+        if self.level:
+            await self.close()
+        return self.level
+
+    async def close(self) -> None:
+        """Read no further."""
+        course_, self._course = self._course, None
+        if course_ is not None:
+            await course_.aclose()
+
+    async def _open(self) -> None:
+        """What came since, up to where the version in force stands now."""
+        await self.close()
+        self._learn_skips()
+        engine, topic, partition = self.engine, self.engine.topic.name, self.engine.partition
+        until, after = self.beside.position, engine.clocks.get(LIVE, float("-inf"))
+        ticks, self._tick_offset = await ticks_of(
+            self._log, engine.codec, topic, partition, self._tick_offset, after, until
+        )
+        skips, start = engine.skips, engine.position
+        self._course = course(
+            self._log, engine.codec, topic, partition, turns(ticks, ()), skips, start, until, _CHUNK
+        )
+        self._until, self._stale = until, False
+
+    def _give(self, part: Sequence[Record] | Turn) -> None:
+        engine = self.engine
+        try:
+            if not isinstance(part, Turn):
+                engine.process(part)
+            elif isinstance(part.what, Tick):
+                engine.position = part.offset
+                engine.tick(part.what.at)
+        except Poison as poison:
+            self._poison[poison.skip] = poison.cause
+            self._begin()
+        engine.letters = self.letters
+
+    def _learn_skips(self) -> None:
+        skips = self.engine.skips
+        skips.update({skip: None for skip in self.beside.skips if skip not in skips})
+
+    def took(self, records: Sequence[Record]) -> None:
+        """It was level, and the version in force took these."""
+        self._learn_skips()
+        self._give(records)
+
+    def ticked(self, tick: Tick) -> None:
+        """It was level, and the version in force was given this."""
+        self._learn_skips()
+        self._give(Turn(tick.after_offset, tick.at, tick))
+
+    def passed(self, position: int) -> None:
+        """It was level, and there is no record up to `position`."""
+        self.engine.position = position
