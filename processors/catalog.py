@@ -11,6 +11,7 @@ from processors.anomaly import Anomaly
 from processors.fold import Fold
 from processors.fold_rules import fold_rules
 from processors.intake import Intake
+from processors.versions import label
 from schemas import catalog, locks
 from schemas.extension import HEADWATER, Survey, chosen, require_none
 
@@ -34,5 +35,6 @@ def usable() -> tuple[Fold[Any], ...]:
 
 @cache
 def survey() -> Survey[Callable[[], Fold[Any]]]:
-    """What packages add: how to make each fold, and what is wrong with the rest."""
-    return chosen(ENTRY_POINTS, "fold", {make().name: HEADWATER for make in OURS}, fold_rules)
+    """What packages add: how to make each fold, also other versions of one, and what is wrong with the rest."""
+    ours = {label(make()): HEADWATER for make in OURS}
+    return chosen(ENTRY_POINTS, "fold", ours, fold_rules, called=label)

@@ -32,11 +32,28 @@ def fold_rules(value: Any) -> Iterator[tuple[str, str]]:
         yield f"{value.name!r} is no name for a fold", "small letters, digits, '.', '_' and '-', 64 at most"
     if type(value).on_event is Fold.on_event:
         yield f"fold {value.name} has no on_event", "say there what an event leads to"
+    yield from version_rules(value)
     misread = list(read_rules("fold", value.name, value.topics, value.accepts))
     yield from misread
     yield from written_rules("fold", value.name, value.emits)
     if not misread:
         yield from state_rules(value)
+
+
+def version_rules(fold: Fold[Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a fold's version, or with what it says of others."""
+    if not (isinstance(fold.version, int) and fold.version >= 1):
+        yield f"fold {fold.name} is version {fold.version!r}", "versions are whole numbers from 1 on"
+    if not (isinstance(fold.migrates, tuple) and all(isinstance(version, int) for version in fold.migrates)):
+        yield (
+            f"fold {fold.name} migrates {fold.migrates!r}",
+            "let it be a tuple of versions: `migrates = (1,)`",
+        )
+    elif fold.migrates and type(fold).migrate is Fold.migrate:
+        yield (
+            f"fold {fold.name} migrates {fold.migrates!r} and has no `migrate`",
+            "make there its state of theirs",
+        )
 
 
 def read_rules(kind: str, name: str, topics: Any, accepts: Any) -> Iterator[tuple[str, str]]:

@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from processors.fold import Fold
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, HeadwaterError
 
 Versions = Mapping[int, Fold[Any]]
 """Of one fold, by number, ascending."""
+
+
+class NoSuchFold(HeadwaterError):
+    """No version of a fold is installed here."""
 
 
 def by_name(folds: Iterable[Fold[Any]]) -> dict[str, Versions]:
@@ -20,8 +24,7 @@ def by_name(folds: Iterable[Fold[Any]]) -> dict[str, Versions]:
         other = versions.setdefault(fold.version, fold)
         if other is not fold:
             raise ConfigurationError(
-                f"fold {fold.name} version {fold.version} is installed twice: "
-                f"{_place(other)} and {_place(fold)}",
+                f"fold {label(fold)} is installed twice: {_place(other)} and {_place(fold)}",
                 hint="give one of them another version, or another name",
             )
         first = next(iter(versions.values()))
@@ -32,11 +35,19 @@ def by_name(folds: Iterable[Fold[Any]]) -> dict[str, Versions]:
                 hint="versions of a fold read the same topics, or no offset could divide their work: "
                 "give the other one another name",
             )
-        if fold.version < 1:
-            raise ConfigurationError(
-                f"fold {fold.name}: version {fold.version} is none", hint="versions are 1, 2, 3, …"
-            )
     return {name: dict(sorted(versions.items())) for name, versions in found.items()}
+
+
+def versions_of(installed: Mapping[str, Versions], fold: str) -> Versions:
+    """Those of one fold. Raises NoSuchFold."""
+    if fold not in installed:
+        raise NoSuchFold(f"there is no fold {fold} here", hint=f"there are: {', '.join(sorted(installed))}")
+    return installed[fold]
+
+
+def label(fold: Fold[Any]) -> str:
+    """What tells one from all others."""
+    return f"{fold.name} version {fold.version}"
 
 
 def can_migrate(new: Fold[Any], old: Fold[Any]) -> bool:

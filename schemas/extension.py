@@ -86,10 +86,16 @@ def judged(added: Added[T], rules: Iterable[Rule[T]]) -> list[Fault]:
     return []
 
 
-def chosen(group: str, kind: str, owners: dict[str, str], *rules: Rule[Any]) -> Survey[Callable[[], Any]]:
+def chosen(
+    group: str,
+    kind: str,
+    owners: dict[str, str],
+    *rules: Rule[Any],
+    called: Callable[[Any], str] = lambda made: str(made.name),
+) -> Survey[Callable[[], Any]]:
     """How to make each of the named things of a group, once the rules have nothing against it.
 
-    `owners` says whose the names are that are taken already.
+    `called` gives what tells a thing from others; `owners` says whose these names are that are taken already.
     """
     points = added(group)
     found, faults = [], list(points.faults)
@@ -102,11 +108,11 @@ def chosen(group: str, kind: str, owners: dict[str, str], *rules: Rule[Any]) -> 
             )
             continue
         wrong = judged(its._replace(value=made), rules)
-        if not wrong and made.name in owners:
-            wrong = [twice(owners[made.name], its, f"{kind} {made.name}")]
+        if not wrong and called(made) in owners:
+            wrong = [twice(owners[called(made)], its, f"{kind} {called(made)}")]
         faults += wrong
         if not wrong:
-            owners[made.name] = its.package
+            owners[called(made)] = its.package
             found.append(its)
     return Survey(tuple(found), tuple(faults))
 

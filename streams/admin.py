@@ -162,7 +162,12 @@ async def require_topics(settings: Settings, specs: list[TopicSpec], deadline_s:
 def missing_hint(settings: Settings) -> str:
     """What to do where topics are not seen: to whoever may not describe one, Kafka does not show it."""
     rights = "; or give HEADWATER_KAFKA_USERNAME the rights of docs/cluster.md to see them"
-    return "run `headwater topics create`" + (rights if settings.kafka_username else "")
+    elsewhere = f"; or is {settings.namespace} not the HEADWATER_NAMESPACE that is meant?"
+    return (
+        "run `headwater topics create`"
+        + (elsewhere if settings.namespace else "")
+        + (rights if settings.kafka_username else "")
+    )
 
 
 async def existing(client: Any, settings: Settings, wanted: list[TopicSpec]) -> dict[str, int]:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from streams.cli import declared, diagnosis, events, kafka, keys, new, processes, quotas, safekeeping, upkeep
+from streams.cli import (
+    declared,
+    diagnosis,
+    events,
+    folds,
+    kafka,
+    keys,
+    new,
+    processes,
+    quotas,
+    safekeeping,
+    upkeep,
+)
 from streams.cli.guard import Guarded
 
 app = typer.Typer(
@@ -28,7 +40,7 @@ def _fleet() -> None:
 
 app.command()(processes.up)
 app.command()(processes.broker)
-app.command()(processes.folds)
+app.add_typer(folds.folds, name="folds")
 app.command()(processes.reactors)
 app.add_typer(fleet, name="fleet")
 app.add_typer(upkeep.views, name="views")

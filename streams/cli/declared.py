@@ -184,23 +184,42 @@ def lock_schemas(
     typer.echo(f"{path}: {', '.join(added)}" if added else f"{path}: nothing changed")
 
 
+def _in_force() -> dict[str, int]:
+    """By fold; empty where nobody can be asked, or no fold has run yet."""
+    import asyncio  # noqa: PLC0415
+
+    from schemas.errors import HeadwaterError  # noqa: PLC0415
+    from streams.supervision.overview import reachable  # noqa: PLC0415
+    from streams.versions.session import in_force  # noqa: PLC0415
+
+    settings = load_settings()
+    if not reachable(settings.bootstrap):
+        return {}
+    try:
+        return asyncio.run(in_force(settings))
+    except HeadwaterError:
+        return {}
+
+
 def topology(*, as_json: AsJson = False) -> None:
-    """Print every fold: what it reads, keeps and writes."""
+    """Print every version of every fold: what it reads, keeps and writes, and whether it is in force."""
     from processors.catalog import survey, usable  # noqa: PLC0415
+    from processors.versions import label  # noqa: PLC0415
     from schemas.topics import changelog, topic_of  # noqa: PLC0415
 
     tell_faults()
-    packages = {added.value().name: added.package for added in survey().found}
-
+    packages = {label(added.value()): added.package for added in survey().found}
+    versions = _in_force()
     rows = [
         {
             "fold": f"{fold.name} v{fold.version}",
+            "in_force": versions[fold.name] == fold.version if fold.name in versions else None,
             "reads": [t.name for t in fold.topics],
             "events": [e.__name__ for e in fold.accepts],
             "state": fold.state.__name__ if fold.state is not None else None,
             "changelog": [changelog(t.name) for t in fold.topics] if fold.state is not None else [],
             "writes": sorted({f"{topic_of(e).name}: {e.__name__}" for e in fold.emits}),
-            "package": packages.get(fold.name),
+            "package": packages.get(label(fold)),
         }
         for fold in usable()
     ]

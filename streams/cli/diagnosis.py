@@ -84,6 +84,7 @@ def _room(disk: dict[str, Any]) -> str:
 
 def _progress(facts: dict[str, Any]) -> dict[str, Any]:
     return {
+        "version": ", ".join(map(str, facts.get("versions", ()))) or None,
         "events": facts.get("events"),
         "outputs": facts.get("outputs"),
         "lag": facts.get("lag"),

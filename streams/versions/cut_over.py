@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from processors.versions import Versions, can_migrate
+from processors.versions import Versions, can_migrate, versions_of
 from schemas.codec import Codec
 from schemas.envelope import new_id
 from schemas.errors import HeadwaterError
@@ -42,31 +42,33 @@ class Asked(msgspec.Struct, frozen=True):
 
     fold: str
     to: int | None = None
-    by: str = ""
+    by: str = "somebody"
     reason: str = ""
     refold: bool = False
     at_once: bool = False
 
 
 def proposal(asked: Asked, installed: Mapping[str, Versions], decisions: Decisions) -> FoldCutOver:
-    """The record to begin with: a new one, or the one that is open and says the same. Raises CutOverRefused."""
+    """The record to begin with: a new one, or the one that is open and says the same.
+
+    Raises NoSuchFold or CutOverRefused.
+    """
     name = asked.fold
-    versions = installed.get(name)
-    if versions is None:
-        raise CutOverRefused(f"there is no fold {name}", hint=f"there are: {', '.join(sorted(installed))}")
+    versions = versions_of(installed, name)
     here = ", ".join(map(str, versions))
+    to = asked.to if asked.to is not None else max(versions)
+    if to not in versions:
+        raise CutOverRefused(
+            f"fold {name}: version {to} is not installed here, there are: {here}",
+            hint=f"install version {to} here and where the folds run",
+        )
     standing = decisions.plan.folds.get(name)
     if standing is None:
         raise CutOverRefused(
             f"fold {name} has never run on this log: nothing is in force yet",
             hint="start the folds (`headwater up`, `headwater folds`)",
         )
-    in_force, to = standing.version, asked.to if asked.to is not None else max(versions)
-    if to not in versions:
-        raise CutOverRefused(
-            f"fold {name}: version {to} is not installed here, there are: {here}",
-            hint=f"install version {to} here and where the folds run",
-        )
+    in_force = standing.version
     if to == in_force or (asked.to is None and to < in_force):
         newest = "" if asked.to is not None else f", and no newer one is installed here (there are: {here})"
         raise CutOverRefused(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from processors.versions import Versions
+from processors.versions import Versions, versions_of
 from schemas.codec import Codec
 from schemas.errors import HeadwaterError
 from schemas.events import Tick
@@ -112,10 +112,11 @@ class Differ:
         clock = switches[-1].fact.clock if switches else float("-inf")
         skips = await self._skips(came.fold.state is not None, place)
         poison: dict[tuple[int, Skip], Raised] = {}
+        of_place = next(t for t in came.fold.topics if t.name == topic)
         while True:
             sides = (
-                Side(came.segments[0].fold, self.old, place, self._codec, skips, poison),
-                Side(self._versions[self.new], self.new, place, self._codec, skips, poison),
+                Side(came.segments[0].fold, self.old, of_place, place, self._codec, skips, poison),
+                Side(self._versions[self.new], self.new, of_place, place, self._codec, skips, poison),
             )
             try:
                 comparison = await self._compare(sides, came.segments[1:], first, position, (begin, clock))
@@ -178,11 +179,9 @@ def chosen(
 ) -> tuple[Versions, int, int, int]:
     """The fold's versions, the one that its log began with, the one in force, and the candidate.
 
-    By default that is the newest that is installed. Raises NotComparable.
+    By default that is the newest that is installed. Raises NoSuchFold or NotComparable.
     """
-    versions = installed.get(fold)
-    if versions is None:
-        raise NotComparable(f"there is no fold {fold}", hint=f"there are: {', '.join(sorted(installed))}")
+    versions = versions_of(installed, fold)
     standing, here = decisions.plan.folds.get(fold), ", ".join(map(str, versions))
     if standing is None:
         raise NotComparable(
@@ -200,6 +199,8 @@ def chosen(
     if new == old or (candidate is None and new < old):
         raise NotComparable(
             f"fold {fold}: version {old} is in force, and there is no other to compare it with here",
-            hint=f"installed are {here}; name one with --candidate",
+            hint=f"installed are {here}: name one with --candidate"
+            if len(versions) > 1
+            else "install the other version beside it: see docs/extending.md",
         )
     return versions, standing.base, old, new

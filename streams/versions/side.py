@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from processors.fold import Fold
-from schemas import topics
 from schemas.codec import Codec, Record
 from schemas.events import DeadLetter, Tick
+from schemas.topics import Topic
 from streams.folding.engine import Engine, Poison
 from streams.folding.snapshots import Skip
 from streams.partitions.letters import said
@@ -42,6 +42,7 @@ class Side:
         self,
         fold: Fold[Any],
         version: int,
+        topic: Topic,
         place: Place,
         codec: Codec,
         skips: Iterable[Skip],
@@ -52,7 +53,7 @@ class Side:
         self._fold = fold.name
         self._version = version
         self._codec = codec
-        self.engine = Engine(topics.BY_NAME[place[0]], place[1], [fold], codec)
+        self.engine = Engine(topic, place[1], [fold], codec)
         self.engine.skips.update(dict.fromkeys(skips))
         self.engine.skips.update({skip: None for of, skip in poison if of == version})
 

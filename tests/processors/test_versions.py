@@ -30,10 +30,6 @@ class Stateless(Anomaly):
     state = None  # type: ignore[assignment]  # a successor may do without
 
 
-class Zeroth(Anomaly):
-    version = 0
-
-
 def test_the_catalog_has_every_version_by_number() -> None:
     """Versions come in ascending order under their fold's name, whatever order they are found in."""
     found = by_name([Newer(), *folds()])
@@ -47,11 +43,10 @@ def test_the_catalog_has_every_version_by_number() -> None:
     [
         (Anomaly, "version 1 is installed twice: processors.anomaly.Anomaly and processors.anomaly.Anomaly"),
         (Elsewhere, "version 1 reads signals, version 2 reads anomalies, signals"),
-        (Zeroth, "version 0 is none"),
     ],
 )
 def test_versions_that_do_not_fit_are_refused(made: Callable[[], Fold[Any]], says: str) -> None:
-    """The same number twice, other topics, or a number that is none: said with name and place, before anything runs."""
+    """The same number twice, or other topics: said with name and place, before anything runs."""
     with pytest.raises(ConfigurationError, match=says):
         by_name([Anomaly(), made()])
 

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from processors import catalog as folds
+from processors.versions import by_name
 from projections import catalog as views
 from projections.events import Events
 from schemas import catalog
@@ -124,6 +125,19 @@ def only() -> tuple[str, str]:
     return says, do
 
 
+def test_a_version_stands_beside_the_other(packages: Packages) -> None:
+    """A package may add a version of a fold that is there, its own or ours."""
+    again = "class Again(Piles):\n    version = 2\n"
+    ours = "from processors.anomaly import Anomaly\nclass Mine(Anomaly):\n    version = 1001\n"
+    whole(packages, folds=again + ours)
+    points = POINTS + "headwater.folds.again = acme.folds:Again\nheadwater.folds.mine = acme.folds:Mine\n"
+    packages.install("acme", points)
+    assert extensions.faults() == []
+    found = by_name(folds.folds())
+    assert list(found["piles"]) == [1, 2]
+    assert list(found["anomaly"]) == [1, 1001]
+
+
 def test_everything_stands_beside_ours(packages: Packages) -> None:
     """Folds, views, reactors; their topics, changelogs and ledgers are declared for Kafka."""
     before = len(folds.usable()), len(views.usable()), len(reactors.usable())
@@ -147,8 +161,12 @@ def test_everything_stands_beside_ours(packages: Packages) -> None:
         ("folds", "Piles = dict\n", "{} is no fold"),
         ("folds", "del Piles.accepts\n", "it does not say its accepts"),
         ("folds", "Piles.name = 'a b'\n", "'a b' is no name for a fold"),
-        ("folds", "Piles.name = 'anomaly'\n", "fold anomaly is Headwater's already"),
-        ("folds", "Piles.name = 'ask'\n", "fold ask is acme 1.0's already"),
+        ("folds", "Piles.name = 'anomaly'\n", "fold anomaly version 1 is Headwater's already"),
+        ("folds", "Piles.name = 'ask'\n", "fold ask version 1 is acme 1.0's already"),
+        ("folds", "Piles.version = 0\n", "fold piles is version 0"),
+        ("folds", "Piles.version = '2'\n", "fold piles is version '2'"),
+        ("folds", "Piles.migrates = 1\n", "fold piles migrates 1"),
+        ("folds", "Piles.migrates = (1,)\n", "migrates (1,) and has no `migrate`"),
         ("folds", "del Piles.on_event\n", "fold piles has no on_event"),
         ("folds", "Piles.topics = topics.SIGNALS\n", "fold piles reads Topic("),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -11,11 +11,10 @@ from processors.fold import Fold, Output, Wake
 from processors.versions import Versions, by_name
 from schemas import events as e
 from schemas import topics
-from schemas.codec import Codec
+from schemas.codec import Codec, Record
 from schemas.envelope import Headers
 from streams.folding.engine import Engine
 from streams.partitions.log import Send
-from streams.partitions.memory_log import MemoryLog
 from tests.streams.folds import Chain, Echo, Learned, Links, Model, Silence, Watch, found, value_of
 
 Seen = tuple[bytes | None, bytes | None, Headers]
@@ -119,13 +118,14 @@ class Told:
 
     A version that folds anew has been given the whole log; one that migrates goes on with a copy of
     what its predecessor had at the switch. Each says what it says between its own switch and the next.
-    Records from `until` on have not been folded yet. `late` moves every switch behind the next record:
+    `read` gives all records of a topic's partition; `base` are the versions that the log began with;
+    records from `until` on have not been folded yet. `late` moves every switch behind the next record:
     no such account may hold.
     """
 
     def __init__(
         self,
-        log: MemoryLog,
+        read: Callable[[str], Sequence[Record]],
         partition: int,
         installed: Mapping[str, Versions],
         base: Mapping[str, int],
@@ -134,11 +134,11 @@ class Told:
         until: int = 2**62,
     ) -> None:
         self._codec = Codec()
-        self._records = [r for r in log.records(topics.SIGNALS.name, partition) if r.offset < until]
+        self._records = [r for r in read(topics.SIGNALS.name) if r.offset < until]
         self._partition = partition
-        ticks = [self._codec.decode(r.value) for r in log.records(topics.ticks("signals"), partition)]
+        ticks = [self._codec.decode(r.value) for r in read(topics.ticks("signals"))]
         self._ticks = [tick for tick in ticks if isinstance(tick, e.Tick)]
-        facts = [self._codec.decode(r.value) for r in log.records(topics.versions("signals"), partition)]
+        facts = [self._codec.decode(r.value) for r in read(topics.versions("signals"))]
         self.facts = [fact for fact in facts if isinstance(fact, e.FoldSwitched)]
         self.outputs: list[Seen] = []
         self.states: dict[tuple[str, str], Any] = {}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from processors.anomaly import Anomaly, Watched
 from processors.fold import Output
-from processors.versions import by_name
+from processors.versions import NoSuchFold, by_name
 from schemas import events as e
 from schemas import topics
 from streams.partitions.log import Send
@@ -255,12 +255,12 @@ async def test_what_cannot_be_compared_is_said() -> None:
     """No such fold, no such version, nothing newer, a version in force whose code is away, one that never ran."""
 
     async def refused(bed: Partition, fold: str, candidate: int | None = None) -> str:
-        with pytest.raises(NotComparable) as error:
+        with pytest.raises((NotComparable, NoSuchFold)) as error:
             await compared(bed, fold, candidate)
         return str(error.value)
 
     bed = await began(lambda: [Chain(), Chain3(), Echo()])
-    assert "there is no fold nonsense (there are: chain, echo)" in await refused(bed, "nonsense")
+    assert "there is no fold nonsense here (there are: chain, echo)" in await refused(bed, "nonsense")
     assert "version 2 is not installed here, there are: 1, 3" in await refused(bed, "chain", 2)
     assert "version 1 is in force, and there is no other" in await refused(bed, "echo")
     assert "version 1 is in force, and there is no other" in await refused(bed, "chain", 1)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas import topics
+from schemas.codec import Record
 from streams.folding.succession import Succession
 from streams.simulation import Chaos, Simulation
 from tests.streams.test_simulation import CHAOS, GARBAGE, Item, feed, fingerprint
@@ -70,7 +71,11 @@ def told(sim: Simulation, *, late: bool = False) -> tuple[list[Seen], dict[tuple
     outputs: list[Seen] = []
     states: dict[tuple[str, str], Any] = {}
     for partition in range(PARTITIONS):
-        account = Told(sim.log, partition, INSTALLED, BASE, late=late)
+
+        def read(topic: str, partition: int = partition) -> list[Record]:
+            return sim.log.records(topic, partition)
+
+        account = Told(read, partition, INSTALLED, BASE, late=late)
         outputs += account.outputs
         states |= account.states
     return sorted(outputs, key=repr), states

@@ -84,7 +84,7 @@ def check(bed: Partition, task: PartitionTask, folds: Makes | None = None, base:
     """Outputs and states are those that the log's own account gives."""
     installed = by_name((folds or bed.folds)())
     bases = {name: base if len(v) > 1 else 1 for name, v in installed.items()}
-    told = Told(bed.log, 0, installed, bases, until=task.position)
+    told = Told(lambda topic: bed.log.records(topic, 0), 0, installed, bases, until=task.position)
     assert sorted(bed.outputs(), key=repr) == sorted(told.outputs, key=repr)
     plain = {key: value for key, value in states(task.engine).items() if key[0] != "learned"}
     assert plain == {k: dump_state(s) for k, s in told.states.items() if k[0] != "learned"}

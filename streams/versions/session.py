@@ -1,0 +1,134 @@
+"""What commands about versions need of Kafka: to read everything of it, and to write what is decided."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from processors.catalog import folds as catalog
+from processors.fold import Fold
+from processors.versions import Versions, by_name, versions_of
+from schemas.codec import Codec
+from schemas.events import FoldCutOver
+from streams.admin import declared, require_topics
+from streams.codec import codec_of
+from streams.kafka import COMMAND_S
+from streams.partitions.kafka_log import KafkaLog
+from streams.settings import Settings
+from streams.versions.cut_over import Asked, CutOver, NotAllReady, NotAllSwitched, proposal
+from streams.versions.decisions import Decisions
+from streams.versions.listing import Listed, listing, places_of
+from streams.versions.recorded import Place
+
+GROUP = "folds"
+"""Whose positions are those of the folds (`streams.runner`)."""
+_LOOK_S = 0.3
+Report = Callable[[CutOver], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connection; `counts` are the partitions of each topic."""
+
+    log: KafkaLog
+    codec: Codec
+    decisions: Decisions
+    installed: Mapping[str, Versions]
+    counts: Mapping[str, int]
+
+    async def listing(self) -> list[Listed]:
+        """Every fold that is installed here."""
+        return await listing(self.log, self.codec, self.decisions, self.installed, self.counts)
+
+    async def length(self, topic: str, partition: int) -> int:
+        """Offsets of a partition that the group has folded."""
+        first, _ = await self.log.bounds(topic, partition)
+        return max(0, (await self.log.committed(topic, partition) or first) - first)
+
+    def cut_over(self, asked: Asked) -> CutOver:
+        """What is asked for, not begun yet. Raises NoSuchFold or CutOverRefused."""
+        return self.resumed(proposal(asked, self.installed, self.decisions))
+
+    def resumed(self, record: FoldCutOver) -> CutOver:
+        """One whose record is there, or is to be written. Raises NoSuchFold."""
+        places = places_of(versions_of(self.installed, record.fold), self.counts)
+        return CutOver(record, places, self.log, self.codec, self.decisions, time.time)
+
+
+@asynccontextmanager
+async def session(settings: Settings, folds: Iterable[Fold[Any]] | None = None) -> AsyncIterator[Session]:
+    """A session, with what was decided so far; the catalog's folds unless given.
+
+    Raises BrokerUnavailable, ConfigurationError where topics are missing or folds do not fit together.
+    """
+    folds = list(catalog() if folds is None else folds)
+    installed = by_name(folds)
+    specs = declared(settings, folds)
+    await require_topics(settings, specs)
+    codec = await codec_of(settings)
+    log = KafkaLog(settings, GROUP)
+    await log.start(COMMAND_S)
+    try:
+        decisions = Decisions(log, codec)
+        await decisions.refresh()
+        counts = {spec.name: spec.partitions for spec in specs}
+        yield Session(log, codec, decisions, installed, counts)
+    finally:
+        await log.close()
+
+
+async def in_force(settings: Settings) -> dict[str, int]:
+    """The version in force of each fold that has run on this log. Raises as `session`."""
+    async with session(settings) as at:
+        return {name: standing.version for name, standing in at.decisions.plan.folds.items()}
+
+
+async def carry_out(command: CutOver, timeout_s: float, report: Report) -> None:
+    """Do it, and wait until every partition has switched.
+
+    Raises CutOverRefused, NotAllReady after `timeout_s` (then it is given up, as it is when this is
+    cancelled), or NotAllSwitched after as long again. `report` is told after each look at the log.
+    """
+    await command.begin()
+    if command.record.phase == "proposed":
+        try:
+            if not await _until(command, lambda: command.unready, timeout_s, report):
+                raise NotAllReady(
+                    f"fold {command.record.fold}: not ready for version {command.record.to_version} within "
+                    f"{timeout_s:g} s: {_listed(command.unready)}; the cut-over was given up",
+                    hint="are the folds running, each with this version installed? Long logs take longer: --timeout",
+                )
+        except BaseException:
+            await asyncio.shield(command.cancel())
+            raise
+        await command.decide()
+    if not await _until(command, lambda: command.unswitched, timeout_s, report):
+        raise NotAllSwitched(
+            f"fold {command.record.fold}: version {command.record.to_version} is decided, and not yet in force in "
+            f"{_listed(command.unswitched)}",
+            hint="their workers switch when they run with this version installed: `headwater folds list`",
+        )
+
+
+async def _until(
+    command: CutOver, missing: Callable[[], list[Place]], timeout_s: float, report: Report
+) -> bool:
+    """Look until nothing is missing; false when time is over."""
+    end = time.monotonic() + timeout_s
+    while True:
+        await command.look()
+        report(command)
+        if not missing():
+            return True
+        if time.monotonic() >= end:
+            return False
+        await asyncio.sleep(_LOOK_S)
+
+
+def _listed(places: list[Place]) -> str:
+    named = [f"{topic}/{partition}" for topic, partition in places]
+    return ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")

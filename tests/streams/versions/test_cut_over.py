@@ -1,0 +1,246 @@
+"""The command's part of a cut-over: refusals in words, and nothing half done whatever becomes of the command."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from processors.versions import NoSuchFold, by_name
+from schemas.events import FoldCutOver
+from streams.folding.task import PartitionTask
+from streams.versions import session
+from streams.versions.cut_over import (
+    Asked,
+    CutOver,
+    CutOverRefused,
+    NotAllReady,
+    NotAllSwitched,
+    proposal,
+)
+from streams.versions.decisions import Decisions
+from streams.versions.listing import listing
+from tests.streams.folds import Chain, Echo, Silence
+from tests.streams.harness import CODEC, SIGNALS, Partition
+from tests.streams.versions.successors import Chain2, Chain3
+from tests.streams.versions.test_task import began, check, facts, put
+
+PLACES = [(SIGNALS, 0)]
+
+
+def command(bed: Partition, asked: Asked) -> CutOver:
+    """As another process gives it."""
+    decisions = Decisions(bed.log, CODEC)
+    return CutOver(wanted(bed, asked), PLACES, bed.log, CODEC, decisions, lambda: bed.log.now)
+
+
+def wanted(bed: Partition, asked: Asked) -> FoldCutOver:
+    """The record to begin with."""
+    return proposal(asked, by_name(bed.folds()), bed.decisions)
+
+
+async def bed_of_three() -> Partition:
+    """Version 1 is in force, two more are installed, some records are folded."""
+    return await began(lambda: [Chain(), Chain2(), Chain3(), Echo()])
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (Asked("nonsense"), r"there is no fold nonsense here \(there are: chain, echo\)"),
+        (Asked("chain", 7), r"version 7 is not installed here, there are: 1, 2, 3"),
+        (Asked("chain", 1), r"version 1 is in force already \(see"),
+        (
+            Asked("echo"),
+            r"version 1 is in force already, and no newer one is installed here \(there are: 1\)",
+        ),
+    ],
+)
+async def test_what_cannot_be_done_is_refused(asked: Asked, says: str) -> None:
+    """Each refusal names the fold and what is there, and nothing is written."""
+    bed = await bed_of_three()
+    before = len(bed.log.records("headwater.folds", 0))
+    with pytest.raises((CutOverRefused, NoSuchFold), match=says):
+        wanted(bed, asked)
+    assert len(bed.log.records("headwater.folds", 0)) == before
+
+
+async def test_a_fold_that_never_ran() -> None:
+    """Where nothing is in force there is nothing to be cut over from."""
+    bed = await bed_of_three()
+    bed.folds = lambda: [Silence()]
+    with pytest.raises(CutOverRefused, match="fold silence has never run on this log"):
+        wanted(bed, Asked("silence", 1))
+
+
+async def test_what_is_proposed_by_default() -> None:
+    """The newest version; its predecessor's state is migrated where it says it can, unless told otherwise."""
+    bed = await bed_of_three()
+
+    def said(asked: Asked) -> tuple[Any, ...]:
+        record = wanted(bed, asked)
+        return record.phase, record.from_version, record.to_version, record.state, record.at_once
+
+    assert said(Asked("chain")) == ("proposed", 1, 3, "migrate", False)
+    assert said(Asked("chain", refold=True)) == ("proposed", 1, 3, "refold", False)
+    assert said(Asked("chain", 2)) == ("proposed", 1, 2, "refold", False)
+    assert said(Asked("chain", at_once=True)) == ("decided", 1, 3, "refold", True)
+
+
+async def test_another_one_is_under_way() -> None:
+    """To the same version a second command joins the first, to another it is refused, with who began it."""
+    bed = await bed_of_three()
+    first = command(bed, Asked("chain", 2, by="ann"))
+    await first.begin()
+    await bed.decisions.refresh()
+    assert wanted(bed, Asked("chain", 2, by="bob")) == first.record
+    with pytest.raises(CutOverRefused, match=r"a cut-over to version 2 is under way \(by ann\)"):
+        wanted(bed, Asked("chain", 3))
+
+
+async def test_two_commands_at_once() -> None:
+    """Both found nothing under way; the one whose record stands first goes on, the other is told."""
+    bed = await bed_of_three()
+    one, other = command(bed, Asked("chain", 2, by="ann")), command(bed, Asked("chain", 3, by="bob"))
+    await one.begin()
+    with pytest.raises(CutOverRefused, match="somebody else was faster: to version 2, proposed by ann"):
+        await other.begin()
+
+
+async def test_a_command_that_died_is_taken_up() -> None:
+    """A proposal stays open and changes nothing; the same command again brings it to its end."""
+    bed = await bed_of_three()
+    task = await bed.up()
+    await command(bed, Asked("chain", 2)).begin()
+    await bed.decisions.refresh()
+    put(bed, 10)
+    await bed.drain(task, 3)
+    assert facts(bed) == []
+    again = command(bed, Asked("chain", 2))
+    await again.begin()
+    await again.look()
+    assert again.unready == []
+    await again.decide()
+    await bed.decisions.refresh()
+    put(bed, 10)
+    await bed.drain(task, 3)
+    await again.look()
+    assert again.unswitched == []
+    check(bed, task)
+
+
+async def test_a_decision_comes_too_late() -> None:
+    """What was given up meanwhile is not decided, and what was decided cannot be given up."""
+    bed = await bed_of_three()
+    one, other = command(bed, Asked("chain", 2)), command(bed, Asked("chain", 2))
+    await one.begin()
+    other.record = one.record
+    assert await other.cancel()
+    with pytest.raises(CutOverRefused, match="somebody else was faster"):
+        await one.decide()
+    await bed.decisions.refresh()
+    three = command(bed, Asked("chain", 2))
+    await three.begin()
+    await three.decide()
+    assert not await three.cancel()
+
+
+async def work(bed: Partition, task: PartitionTask, *, decisions: bool = True) -> None:
+    """A worker that goes on until it is cancelled."""
+    while True:
+        if decisions:
+            await bed.decisions.refresh()
+        put(bed, 1)
+        await bed.drain(task)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the log without pauses."""
+    monkeypatch.setattr(session, "_LOOK_S", 0.0)
+
+
+async def test_carried_out() -> None:
+    """From the proposal to the last partition's switch, with a word after each look."""
+    bed = await bed_of_three()
+    task = await bed.up()
+    working = asyncio.create_task(work(bed, task))
+    seen: list[tuple[str, int, int]] = []
+    wanted_ = command(bed, Asked("chain", 2))
+    await session.carry_out(
+        wanted_, 60.0, lambda c: seen.append((c.record.phase, len(c.ready), len(c.switched)))
+    )
+    working.cancel()
+    assert seen[0][0] == "proposed"
+    assert seen[-1] == ("decided", 1, 1)
+    assert facts(bed) == [wanted_.switched[SIGNALS, 0]]
+    check(bed, task)
+
+
+async def test_nobody_is_there() -> None:
+    """Without workers nothing gets ready: in time the proposal is given up, and the partitions are named."""
+    bed = await bed_of_three()
+    with pytest.raises(NotAllReady, match=r"not ready for version 2 within 0 s: signals/0; .* was given up"):
+        await session.carry_out(command(bed, Asked("chain", 2)), 0.0, lambda _: None)
+    await bed.decisions.refresh()
+    standing = bed.decisions.plan.folds["chain"]
+    assert (standing.version, standing.proposed) == (1, None)
+
+
+async def test_the_command_is_interrupted() -> None:
+    """Ctrl-C while workers get ready gives the proposal up."""
+    bed = await bed_of_three()
+    running = asyncio.create_task(session.carry_out(command(bed, Asked("chain", 2)), 60.0, lambda _: None))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await bed.decisions.refresh()
+    assert bed.decisions.plan.folds["chain"].proposed is not None
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await bed.decisions.refresh()
+    assert bed.decisions.plan.folds["chain"].proposed is None
+
+
+async def test_workers_that_do_not_hear_of_it() -> None:
+    """What is decided and not switched yet is named; it is done when the workers hear of it."""
+    bed = await bed_of_three()
+    task = await bed.up()
+    at_once = command(bed, Asked("chain", 2, at_once=True))
+    with pytest.raises(NotAllSwitched, match=r"version 2 is decided, and not yet in force in signals/0"):
+        await session.carry_out(at_once, 0.0, lambda _: None)
+    await bed.decisions.refresh()
+    await task.idle()
+    await task.idle()
+    assert [f.version for f in facts(bed)] == [2]
+
+
+async def test_the_list() -> None:
+    """Versions installed, the one in force, since where each partition has it, and who is behind."""
+    bed = await bed_of_three()
+
+    async def listed() -> Any:
+        found = await listing(bed.log, CODEC, Decisions(bed.log, CODEC), by_name(bed.folds()), {SIGNALS: 1})
+        return {fold.name: fold for fold in found}
+
+    task = await bed.up()
+    put(bed, 5)
+    await bed.drain(task)
+    chain = (await listed())["chain"]
+    assert (chain.installed, chain.standing.version, chain.behind) == ((1, 2, 3), 1, [])
+    assert chain.places == {(SIGNALS, 0): (1, None)}
+    decided = command(bed, Asked("chain", 2, at_once=True))
+    await decided.begin()
+    assert (await listed())["chain"].behind == [(SIGNALS, 0)]
+    await bed.decisions.refresh()
+    await task.idle()
+    await task.idle()
+    chain = (await listed())["chain"]
+    assert chain.behind == []
+    assert chain.places[SIGNALS, 0].version == 2
+    assert chain.places[SIGNALS, 0].switch.position == 5
+    bed.folds = lambda: [Chain(), Chain2(), Silence()]
+    silence = (await listed())["silence"]
+    assert (silence.standing, silence.places) == (None, {})
