@@ -38,6 +38,7 @@ from streams.views.follower import rebuild, run
 from streams.views.past import _RECORDS
 from tests.conftest import NewDatabase
 from tests.streams.test_views import ROOT, asking, instance, prepared, produce, running, settled, token
+from tests.streams.undisturbed import lag
 
 PATHS = ("components", "agents", "runs")
 VIEWS = ("components", "agents", "runs", "events")
@@ -135,6 +136,14 @@ async def grow(settings: Settings, count: int, round_: int) -> None:
         await producer.emit_many(items)
 
 
+async def all_read(settings: Settings) -> None:
+    """Wait until the folds have taken all there is, and the views what came of it."""
+    async with asyncio.timeout(60):
+        while await lag(settings):
+            await asyncio.sleep(0.2)
+    await settled(settings)
+
+
 async def test_what_was_answered_then_is_answered_again(settings: Settings) -> None:
     """Every answer of four moments comes again, by its token and by the time: also after a rebuild.
 
@@ -153,7 +162,7 @@ async def test_what_was_answered_then_is_answered_again(settings: Settings) -> N
                 process.wait()
                 process = follow(settings)
                 await growing
-                await settled(settings)
+                await all_read(settings)
                 noted.append(await note(http))
             assert any(
                 end > 2 * BUCKET

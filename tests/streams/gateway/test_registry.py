@@ -20,7 +20,7 @@ from schemas import events as e
 from schemas.codec import Codec, to_headers
 from schemas.envelope import Envelope
 from schemas.registry import load
-from schemas.topics import TOPICS, ticks, topic_of
+from schemas.topics import TOPICS, ticks, topic_of, versions
 from streams.keys import admin_key, create
 from streams.producing.producer import Position
 from streams.settings import Settings
@@ -66,6 +66,19 @@ EXAMPLES: dict[type[e.Event], e.Event] = {
         e.WebhookRegistered(webhook_id="w", url="https://a.test/", types=["DeadLetter"], severity="error"),
         e.WebhookTested(test_id="t", webhook_id="w"),
         e.WebhookRemoved(webhook_id="w"),
+        e.FoldCutOver(fold="f", cut_over_id="c", phase="decided", from_version=1, to_version=2, by="b"),
+        e.FoldReady(fold="f", cut_over_id="c", version=2, topic="signals", partition=0),
+        e.FoldSwitched(
+            fold="f",
+            cut_over_id="c",
+            from_version=1,
+            version=2,
+            topic="signals",
+            partition=0,
+            position=3,
+            clock=2.5,
+            state="refold",
+        ),
         e.Tick(topic="signals", partition=0, after_offset=1, at=2.5),
         e.DeadLetter(
             topic="signals", partition=0, offset=1, error_type="E", value=b"\x00", headers={"h": b"1"}
@@ -120,6 +133,7 @@ def test_a_foreign_client_decodes_every_topic(client: SchemaRegistryClient, sett
     delivered: dict[str, Any] = {}
     tops = {event: topic_of(event).name for topic in TOPICS for event in topic.events}
     tops[e.Tick] = ticks("signals")
+    tops |= dict.fromkeys((e.FoldReady, e.FoldSwitched), versions("signals"))
     assert tops.keys() == EXAMPLES.keys()
 
     def placed(_: object, message: Any) -> None:
