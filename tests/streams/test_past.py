@@ -139,7 +139,7 @@ async def grow(settings: Settings, count: int, round_: int) -> None:
 async def all_read(settings: Settings) -> None:
     """Wait until the folds have taken all there is, and the views what came of it."""
     async with asyncio.timeout(60):
-        while await lag(settings):
+        while await lag(settings):  # noqa: ASYNC110 - Kafka has to be asked
             await asyncio.sleep(0.2)
     await settled(settings)
 
