@@ -83,6 +83,8 @@ class Candidate:
             if part is None:
                 await self.close()
                 self.engine.position = self._until
+                if self._until == self.beside.position:
+                    break  # not level, if what was recorded here since is a successor's of the one beside
             else:
                 self._give(part)
             if clock() >= end and self.beside.position - self.engine.position > self._near:

@@ -26,10 +26,14 @@ def tick_send(tick: Tick, codec: Codec) -> Send:
 async def ticks_of(
     source: Log, codec: Codec, topic: str, partition: int, start: int, after: float, position: int
 ) -> tuple[deque[Tick], int]:
-    """Ticks recorded from offset `start` on, later than `after` and not beyond `position`; and where to go on."""
+    """Ticks recorded from offset `start` on, later than `after` and not beyond `position`; and where to go on.
+
+    Whoever asks for another worker's may be behind him: what is beyond his position is read again.
+    """
     name = topics.ticks(topic)
     first, end = await source.bounds(name, partition)
     ticks: deque[Tick] = deque()
+    on: int | None = None
     async for batch in source.read(name, partition, max(first, start), end):
         await codec.learn(batch)
         for record in batch:
@@ -37,6 +41,8 @@ async def ticks_of(
             assert isinstance(tick, Tick)
             while ticks and ticks[-1].after_offset > tick.after_offset:
                 ticks.pop()  # the group's position was set back: what came of these is void
-            if tick.at > after and tick.after_offset <= position:
+            if tick.after_offset > position:
+                on = record.offset if on is None else on
+            elif tick.at > after:
                 ticks.append(tick)
-    return ticks, end
+    return ticks, end if on is None else on

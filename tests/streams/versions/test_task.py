@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from schemas.envelope import new_id
 from streams.folding.rounds import MARKER_KEY, STATE_PREFIX
 from streams.folding.snapshots import dump_state
 from streams.folding.task import PartitionTask
-from streams.partitions.log import LogUnavailable
+from streams.partitions.log import Fenced, LogUnavailable
 from streams.simulation import Crash
 from streams.versions.decisions import VersionNotInstalled
 from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Learned, Links, Silence, Watch
@@ -325,6 +326,35 @@ async def test_a_tick_while_a_version_gets_ready() -> None:
     assert len(facts(bed)) == 1
     assert facts(bed)[0].clock > 1_700_000_050
     check(bed, task)
+
+
+async def test_getting_ready_beside_a_worker_that_was_replaced() -> None:
+    """What its successor was told of later is not forgotten when the partition comes back to it."""
+    bed = await began(lambda: [Silence(), Silence2()])
+    replaced = await bed.up()
+    put(bed, 4)
+    await bed.drain(replaced)
+    clock, stood = replaced._now, bed.log.now
+    replaced._now = lambda: stood
+    successor = await bed.up()
+    put(bed, 4)
+    await bed.drain(successor)
+    bed.log.now += 61.0
+    await successor.idle()
+    assert bed.log.records(topics.ticks(SIGNALS), 0)
+    proposed = e.FoldCutOver(
+        fold="silence", cut_over_id="x", phase="proposed", from_version=1, to_version=2, by="test"
+    )
+    await bed.decisions.write(proposed, 0.0)
+    with pytest.raises(Fenced):
+        await replaced.idle()
+    replaced._now = clock
+    await replaced.assign()
+    await bed.decisions.write(proposed.model_copy(update={"phase": "decided"}), 0.0)
+    async with asyncio.timeout(10):
+        await replaced.idle()
+    assert len(facts(bed)) == 1
+    check(bed, replaced)
 
 
 # --- poison ------------------------------------------------------------------------------------
