@@ -14,42 +14,14 @@ import time
 
 from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.protocol.types import Int32
 
 from schemas.errors import BrokerUnavailable
+from streams.protocol import ERROR, TEXT, request
 
 _DONE = {0, 102}
 """No error, and BROKER_ID_NOT_REGISTERED."""
-
-
-class _Answer(Response):  # type: ignore[misc]  # aiokafka ships no types
-    API_KEY = 64
-    API_VERSION = 0
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        ("error_code", Int16),
-        ("error_message", CompactString("utf-8")),
-        ("tags", TaggedFields),
-    )
-
-
-class _Question(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 64
-    API_VERSION = 0
-    RESPONSE_TYPE = _Answer
-    SCHEMA = Schema(("broker_id", Int32), ("tags", TaggedFields))
-
-
-class _Unregister(Request[_Question]):  # type: ignore[misc]
-    API_KEY = 64
-
-    def __init__(self, node: int) -> None:
-        self._node = node
-
-    def build(self, request_struct_class: type[_Question]) -> _Question:
-        return request_struct_class(self._node, {})
+_unregister = request(64, 0, [("broker_id", Int32)], [*ERROR, ("error_message", TEXT)])
 
 
 async def unregister(port: int, node: int, deadline_s: float) -> None:
@@ -63,7 +35,7 @@ async def unregister(port: int, node: int, deadline_s: float) -> None:
         try:
             connection = await create_conn("127.0.0.1", port, request_timeout_ms=2_000)
             try:
-                response = await connection.send(_Unregister(node))
+                response = await connection.send(_unregister(node))
             finally:
                 connection.close()
         except (KafkaError, OSError, TimeoutError) as error:

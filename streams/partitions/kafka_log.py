@@ -64,24 +64,25 @@ class KafkaLog:
         return KafkaTransactions(self, writer, topic, partition)
 
     async def _writer(self, transactional_id: str, step: Step) -> TransactionsV1 | TransactionsV2:
+        assert self._positions is not None, "start() first"
+        client = self._positions
+        if self._second_protocol is None:
+            self._second_protocol = await patiently(
+                self.settings, "asking what Kafka speaks", lambda: spoken(client), DEADLINE_S
+            )
+        if not self._second_protocol:
+            producer = producer_of(self._options, transactional_id, self.settings.max_record_bytes)
+            await connect(self.settings, producer, DEADLINE_S)
+            return TransactionsV1(producer, self.settings.named, step)
         client = AIOKafkaClient(**self._options)
         await connect(self.settings, client, DEADLINE_S)
+        writer = TransactionsV2(client, transactional_id, self.settings.named, step)
         try:
-            if self._second_protocol is None:
-                self._second_protocol = await patiently(
-                    self.settings, "asking what Kafka speaks", lambda: spoken(client), DEADLINE_S
-                )
-            if self._second_protocol:
-                writer = TransactionsV2(client, transactional_id, self.settings.named, step)
-                await patiently(self.settings, "taking over", writer.take_over, DEADLINE_S)
-                return writer
+            await patiently(self.settings, "taking over", writer.take_over, DEADLINE_S)
         except BaseException:
             await close(client)
             raise
-        await close(client)
-        producer = producer_of(self._options, transactional_id, self.settings.max_record_bytes)
-        await connect(self.settings, producer, DEADLINE_S)
-        return TransactionsV1(producer, self.settings.named, step)
+        return writer
 
     async def committed(self, topic: str, partition: int) -> int | None:
         """See `streams.partitions.log.Log`."""

@@ -1,236 +1,80 @@
 """Requests of Kafka's second transaction protocol (KIP-890), which aiokafka lacks.
 
-Schemas as in Kafka's message definitions: InitProducerId 4, Produce 12, TxnOffsetCommit 5, EndTxn 5,
-and of ApiVersions 3 what tells whether a cluster speaks the protocol.
+InitProducerId 4, Produce 12, TxnOffsetCommit 5, EndTxn 5, and of ApiVersions 3 what tells whether a
+cluster speaks the protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from io import BytesIO
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
-from aiokafka.protocol.api import Request, RequestStruct, Response, ResponseHeader_v0
-from aiokafka.protocol.types import (
-    Boolean,
-    CompactArray,
-    CompactBytes,
-    CompactString,
-    Int16,
-    Int32,
-    Int64,
-    Schema,
-    TaggedFields,
-)
+from aiokafka.protocol.types import Boolean, CompactArray, CompactBytes, Int16, Int32, Int64
 
-_TEXT = CompactString("utf-8")
-_TAGS = ("tags", TaggedFields)
+from streams.protocol import ERROR, PRODUCER, TAGS, TEXT, by_topic, request, several
+
 _ALL = -1
 """Acknowledgements: of all replicas in sync."""
 _FINALIZED_FEATURES = 2
 """Tag in the answer to ApiVersions."""
-_FEATURES = CompactArray(("name", _TEXT), ("max", Int16), ("min", Int16), _TAGS)
+_FEATURES = CompactArray(("name", TEXT), ("max", Int16), ("min", Int16), TAGS)
 
-
-class _Versions(Response):  # type: ignore[misc]  # aiokafka ships no types
-    API_KEY = 18
-    API_VERSION = 3
-    SCHEMA = Schema(
+_ask_versions = request(
+    18,
+    3,
+    [("client_software_name", TEXT), ("client_software_version", TEXT)],
+    [
         ("error_code", Int16),
-        ("api_keys", CompactArray(("api_key", Int16), ("min", Int16), ("max", Int16), _TAGS)),
+        several("api_keys", ("api_key", Int16), ("min", Int16), ("max", Int16)),
         ("throttle_time_ms", Int32),
-        _TAGS,
-    )
-
-
-class _AskVersions(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 18
-    API_VERSION = 3
-    RESPONSE_TYPE = _Versions
-    SCHEMA = Schema(("client_software_name", _TEXT), ("client_software_version", _TEXT), _TAGS)
-
-    def parse_response_header(self, read_buffer: BytesIO) -> ResponseHeader_v0:
-        """The one answer whose header is of the first version: a client may not know the later ones yet."""
-        return ResponseHeader_v0.decode(read_buffer)
-
-
-class _ProducerId(Response):  # type: ignore[misc]
-    API_KEY = 22
-    API_VERSION = 4
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        ("error_code", Int16),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        _TAGS,
-    )
-
-
-class _InitProducerId(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 22
-    API_VERSION = 4
-    RESPONSE_TYPE = _ProducerId
-    SCHEMA = Schema(
-        ("transactional_id", _TEXT),
-        ("transaction_timeout_ms", Int32),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        _TAGS,
-    )
-
-
-class _Produced(Response):  # type: ignore[misc]
-    API_KEY = 0
-    API_VERSION = 12
-    SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(
-                ("name", _TEXT),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("index", Int32),
-                        ("error_code", Int16),
-                        ("base_offset", Int64),
-                        ("log_append_time_ms", Int64),
-                        ("log_start_offset", Int64),
-                        (
-                            "record_errors",
-                            CompactArray(("batch_index", Int32), ("message", _TEXT), _TAGS),
-                        ),
-                        ("error_message", _TEXT),
-                        _TAGS,
-                    ),
-                ),
-                _TAGS,
-            ),
-        ),
-        ("throttle_time_ms", Int32),
-        _TAGS,
-    )
-
-
-class _Produce(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 0
-    API_VERSION = 12
-    RESPONSE_TYPE = _Produced
-    SCHEMA = Schema(
-        ("transactional_id", _TEXT),
+    ],
+    old_header=True,  # a client may not know the later ones yet
+)
+_init_producer_id = request(
+    22,
+    4,
+    [("transactional_id", TEXT), ("transaction_timeout_ms", Int32), *PRODUCER],
+    [*ERROR, *PRODUCER],
+)
+_produce = request(
+    0,
+    12,
+    [
+        ("transactional_id", TEXT),
         ("acks", Int16),
         ("timeout_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("name", _TEXT),
-                ("partitions", CompactArray(("index", Int32), ("records", CompactBytes), _TAGS)),
-                _TAGS,
-            ),
+        by_topic(("records", CompactBytes)),
+    ],
+    [
+        by_topic(
+            ("error_code", Int16),
+            ("base_offset", Int64),
+            ("log_append_time_ms", Int64),
+            ("log_start_offset", Int64),
+            several("record_errors", ("batch_index", Int32), ("message", TEXT)),
+            ("error_message", TEXT),
         ),
-        _TAGS,
-    )
-
-
-class _OffsetsCommitted(Response):  # type: ignore[misc]
-    API_KEY = 28
-    API_VERSION = 5
-    SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("name", _TEXT),
-                ("partitions", CompactArray(("index", Int32), ("error_code", Int16), _TAGS)),
-                _TAGS,
-            ),
-        ),
-        _TAGS,
-    )
-
-
-class _CommitOffsets(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 28
-    API_VERSION = 5
-    RESPONSE_TYPE = _OffsetsCommitted
-    SCHEMA = Schema(
-        ("transactional_id", _TEXT),
-        ("group_id", _TEXT),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
+    ],
+)
+_commit_offsets = request(
+    28,
+    5,
+    [
+        ("transactional_id", TEXT),
+        ("group_id", TEXT),
+        *PRODUCER,
         ("generation_id", Int32),
-        ("member_id", _TEXT),
-        ("group_instance_id", _TEXT),
-        (
-            "topics",
-            CompactArray(
-                ("name", _TEXT),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("index", Int32),
-                        ("committed_offset", Int64),
-                        ("committed_leader_epoch", Int32),
-                        ("metadata", _TEXT),
-                        _TAGS,
-                    ),
-                ),
-                _TAGS,
-            ),
-        ),
-        _TAGS,
-    )
-
-
-class _Ended(Response):  # type: ignore[misc]
-    API_KEY = 26
-    API_VERSION = 5
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        ("error_code", Int16),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        _TAGS,
-    )
-
-
-class _End(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 26
-    API_VERSION = 5
-    RESPONSE_TYPE = _Ended
-    SCHEMA = Schema(
-        ("transactional_id", _TEXT),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        ("committed", Boolean),
-        _TAGS,
-    )
-
-
-def _request(struct: type[RequestStruct]) -> Callable[..., Any]:
-    class Built(Request[struct]):  # type: ignore[misc]
-        API_KEY = struct.API_KEY
-
-        def __init__(self, *values: object) -> None:
-            self._values = values
-
-        def build(self, request_struct_class: type[RequestStruct]) -> RequestStruct:
-            return request_struct_class(*self._values, {})
-
-    return Built
-
-
-_ask_versions = _request(_AskVersions)
-_init_producer_id = _request(_InitProducerId)
-_produce = _request(_Produce)
-_commit_offsets = _request(_CommitOffsets)
-_end = _request(_End)
+        ("member_id", TEXT),
+        ("group_instance_id", TEXT),
+        by_topic(("committed_offset", Int64), ("committed_leader_epoch", Int32), ("metadata", TEXT)),
+    ],
+    [("throttle_time_ms", Int32), by_topic(("error_code", Int16))],
+)
+_end = request(26, 5, [("transactional_id", TEXT), *PRODUCER, ("committed", Boolean)], [*ERROR, *PRODUCER])
 
 
 class Producer(NamedTuple):

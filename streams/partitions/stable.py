@@ -11,84 +11,37 @@ from __future__ import annotations
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import for_code
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import (
-    Boolean,
-    CompactArray,
-    CompactString,
-    Int16,
-    Int32,
-    Int64,
-    Schema,
-    TaggedFields,
-)
+from aiokafka.protocol.types import Boolean, CompactArray, Int16, Int32, Int64
+
+from streams.protocol import TEXT, by_topic, request, several
 
 _NONE = -1
-
-
-class _Answer(Response):  # type: ignore[misc]  # aiokafka ships no types
-    API_KEY = 9
-    API_VERSION = 7
-    SCHEMA = Schema(
+_fetch_stable = request(
+    9,
+    7,
+    [
+        ("group_id", TEXT),
+        several("topics", ("name", TEXT), ("partition_indexes", CompactArray(Int32))),
+        ("require_stable", Boolean),
+    ],
+    [
         ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("name", CompactString("utf-8")),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition_index", Int32),
-                        ("committed_offset", Int64),
-                        ("committed_leader_epoch", Int32),
-                        ("metadata", CompactString("utf-8")),
-                        ("error_code", Int16),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("tags", TaggedFields),
-            ),
+        by_topic(
+            ("committed_offset", Int64),
+            ("committed_leader_epoch", Int32),
+            ("metadata", TEXT),
+            ("error_code", Int16),
         ),
         ("error_code", Int16),
-        ("tags", TaggedFields),
-    )
-
-
-class _Question(RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY = 9
-    API_VERSION = 7
-    RESPONSE_TYPE = _Answer
-    SCHEMA = Schema(
-        ("group_id", CompactString("utf-8")),
-        (
-            "topics",
-            CompactArray(
-                ("name", CompactString("utf-8")),
-                ("partition_indexes", CompactArray(Int32)),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("require_stable", Boolean),
-        ("tags", TaggedFields),
-    )
-
-
-class _FetchStable(Request[_Question]):  # type: ignore[misc]
-    API_KEY = 9
-
-    def __init__(self, group: str, tp: TopicPartition) -> None:
-        self._group = group
-        self._tp = tp
-
-    def build(self, request_struct_class: type[_Question]) -> _Question:
-        return request_struct_class(self._group, [(self._tp.topic, [self._tp.partition], {})], True, {})
+    ],
+)
 
 
 async def stable_position(client: AIOKafkaClient, group: str, tp: TopicPartition) -> int | None:
     """The group's next offset, None where it has none. Raises KafkaError, mostly to be asked again."""
     node = await client.coordinator_lookup(CoordinationType.GROUP, group)
-    answer = await client.send(node, _FetchStable(group, tp), group=ConnectionGroup.COORDINATION)
+    question = _fetch_stable(group, [(tp.topic, [tp.partition], {})], True)
+    answer = await client.send(node, question, group=ConnectionGroup.COORDINATION)
     code, offset = answer.error_code, _NONE
     if not code:
         ((_, ((_, offset, _, _, code, _),), _),) = answer.topics

@@ -38,11 +38,15 @@ class Rig(Protocol):
 
     log: Log
 
-    def another(self) -> Log:
-        """The same log as another process has it, good for `fence`."""
+    async def replace(self) -> None:
+        """Take SIGNALS/0 over as another process does."""
 
     async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Write to partition 0 as a foreign producer does, outside any transaction."""
+
+
+def nothing(_: str) -> None:
+    """No crash."""
 
 
 async def everything(log: Log, topic: str, partition: int = 0) -> list[Record]:
@@ -58,9 +62,9 @@ class MemoryRig:
         self.memory = MemoryLog({n: OUT_PARTITIONS if n == OUT else 1 for n in NAMES})
         self.log: Log = self.memory
 
-    def another(self) -> Log:
+    async def replace(self) -> None:
         """See Rig."""
-        return self.memory
+        await (await self.memory.fence(SIGNALS, 0, nothing)).close()
 
     async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """See Rig."""
@@ -76,9 +80,12 @@ class KafkaRig:
         self._second_protocol = log._second_protocol
         self._producer = producer
 
-    def another(self) -> Log:
+    async def replace(self) -> None:
         """See Rig."""
-        return _log(self.settings, second_protocol=self._second_protocol)
+        log = _log(self.settings, second_protocol=self._second_protocol)
+        await log.start()
+        await (await log.fence(SIGNALS, 0, nothing)).close()
+        await log.close()
 
     async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """See Rig."""

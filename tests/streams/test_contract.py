@@ -19,7 +19,7 @@ from streams.settings import Settings
 from streams.simulation import Crash
 from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Silence
 from tests.streams.harness import CODEC, SIGNALS, TICKS, signal, states
-from tests.streams.rigs import OUT, OUT_PARTITIONS, MemoryRig, Rig, everything, kafka_rig
+from tests.streams.rigs import OUT, OUT_PARTITIONS, MemoryRig, Rig, everything, kafka_rig, nothing
 
 
 @pytest.fixture(params=["memory", "kafka", "kafka-first-protocol"])
@@ -37,10 +37,6 @@ async def rig(where: tuple[Settings, bool] | None) -> AsyncIterator[Rig]:
         return
     async with kafka_rig(*where) as kafka:
         yield kafka
-
-
-def nothing(_: str) -> None:
-    """No crash."""
 
 
 def crash_at(step: str) -> Any:
@@ -151,14 +147,11 @@ async def test_who_was_replaced_amid_a_transaction(rig: Rig, step: str) -> None:
     """An owner that stood still in its transaction, was replaced and goes on, cannot end it."""
     replaced = False
 
-    async def replace() -> None:
-        await (await rig.another().fence(SIGNALS, 0, nothing)).close()
-
     def stand_still(name: str) -> None:
         nonlocal replaced
         if name == step and not replaced:
             replaced = True
-            thread = threading.Thread(target=asyncio.run, args=(replace(),))
+            thread = threading.Thread(target=asyncio.run, args=(rig.replace(),))
             thread.start()
             thread.join()
 

@@ -6,10 +6,7 @@ import pytest
 
 from streams.partitions.log import Fenced, Send
 from streams.partitions.memory_log import MemoryLog
-
-
-def nothing(_: str) -> None:
-    """No crash."""
+from tests.streams.rigs import nothing
 
 
 def out(value: bytes) -> Send:
