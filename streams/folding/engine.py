@@ -336,7 +336,8 @@ class Engine:
     def adopt(self, slot: Slot, snapshot: Snapshot) -> None:
         """Take a key's state from its snapshot; it is loaded when it is needed."""
         slot.packed[snapshot.key] = snapshot
-        slot.covered[snapshot.key] = snapshot.position
+        if snapshot.position > slot.floor:
+            slot.covered[snapshot.key] = snapshot.position
         if snapshot.wake is not None:
             self.wakes.put(slot.fold.name, snapshot.key, snapshot.wake, snapshot.clock)
 

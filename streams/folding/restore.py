@@ -24,7 +24,7 @@ from streams.folding.window import WINDOW
 from streams.partitions.log import Log, Step
 
 log = structlog.get_logger()
-_BREATHE = 64
+_BREATHE = 256
 """Snapshots opened between two turns of the event loop: a worker that does not beat is thrown out."""
 
 
@@ -190,12 +190,13 @@ class Restore:
         self, segment: Segment, saved: dict[bytes, bytes], marker: Marker, position: int
     ) -> list[Snapshot]:
         fold, usable = segment.fold, list[Snapshot]()
-        prefix = state_prefix(fold.name)
-        values = {key: value for key, value in saved.items() if key.startswith(prefix)}
-        for count, (key, value) in enumerate(values.items()):
+        prefix, open_ = state_prefix(fold.name), self._sealer.open
+        for count, (key, value) in enumerate(saved.items()):
             if count % _BREATHE == 0:
                 await asyncio.sleep(0)
-            snapshot: Snapshot = self._sealer.open(Snapshot, key, value)
+            if not key.startswith(prefix):
+                continue
+            snapshot: Snapshot = open_(Snapshot, key, value)
             if snapshot.position > position:
                 raise SnapshotRefused(f"{snapshot.key}: saved at {snapshot.position}, now is {position}")
             if (snapshot.version, snapshot.term) == (fold.version, segment.term):

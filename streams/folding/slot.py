@@ -42,7 +42,7 @@ class Slot:
         self.dirty: dict[str, None] = {}
         """Keys changed since they were last saved, in an order that every run repeats."""
         self.covered: dict[str, int] = {}
-        """While restoring: the position up to which a key's snapshot holds."""
+        """While restoring: the position up to which a key's snapshot holds, where that is beyond `floor`."""
         self.floor = 0
         """While restoring: every change of this fold below this offset is in the snapshots."""
         self.stats = FoldStats()

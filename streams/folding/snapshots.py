@@ -114,8 +114,7 @@ class Sealer:
 
     def _mac(self, name: bytes, body: bytes) -> bytes:
         mac = self._keyed.copy()
-        mac.update(len(name).to_bytes(4) + name)  # with its length: it cannot be cut at another place
-        mac.update(body)
+        mac.update(b"%b%b%b" % (len(name).to_bytes(4), name, body))  # so it cannot be cut at another place
         return mac.digest()
 
 

@@ -126,7 +126,7 @@ def _measure(place: Ground, name: str, events: int, command: Command) -> dict[st
     with _engine(place, events, command) as (settings, process):
         begun: dict[str, float] = {}
         threading.Thread(target=_listen, args=(process, begun), daemon=True).start()
-        ended, cpu = _until_visible(settings, events // EVERY, process)
+        ended, cpu = until_visible(settings, events // EVERY, process)
     return _said(name, events, ended - begun["first"], cpu - begun["cpu"])
 
 
@@ -141,7 +141,7 @@ def _overhead(place: Ground, events: int, command: Command) -> float:
             begun: dict[str, float] = {}
             _listen(process, begun)
             with taking_turns(process.pid, plain.pid):
-                _, cpu = _until_visible(settings, events // EVERY, process)
+                _, cpu = until_visible(settings, events // EVERY, process)
         plain.send_signal(signal.SIGTERM)
         pure = json.loads(plain.stdout.readline())["cpu_us_per_event"]
     ours = (cpu - begun["cpu"]) / events * 1e6
@@ -164,7 +164,7 @@ def _listen(process: subprocess.Popen[str], begun: dict[str, float]) -> None:
             return
 
 
-def _until_visible(settings: Settings, outputs: int, process: subprocess.Popen[str]) -> tuple[float, float]:
+def until_visible(settings: Settings, outputs: int, process: subprocess.Popen[str]) -> tuple[float, float]:
     """The moment at which the last output was read, and the engine's CPU seconds then."""
     consumer = Consumer(
         {
