@@ -11,6 +11,7 @@ import fastavro
 import msgspec
 from pydantic import ValidationError
 
+from schemas.avro_writing import Write, writer
 from schemas.catalog import by_subject, subject_of
 from schemas.envelope import Envelope, Headers, from_headers, to_headers
 from schemas.errors import DecodeError, HeadwaterError, InvalidEvent, RecordTooLarge
@@ -48,7 +49,8 @@ class Codec:
     def __init__(self, registry: Registry | None = None, max_record_bytes: int = MAX_RECORD_BYTES) -> None:
         self.registry = registry or every_schema()
         self.max_record_bytes = max_record_bytes
-        self._writers: dict[type[Event], tuple[bytes, Any]] = {}
+        self._newest: dict[type[Event], Registered] = {}
+        self._writers: dict[type[Event], Write] = {}
         self._readers: dict[int, tuple[type[Event], Any, Any]] = {}
         self._absent: dict[int, str] = {}
         for subject, versions in self.registry.versions.items():
@@ -56,7 +58,7 @@ class Codec:
             if event_type is None:
                 self._absent |= {r.id: f"{subject}, which {r.package} no longer declares" for r in versions}
                 continue
-            self._writers[event_type] = (_PREFIX.pack(0, newest.id), newest.parsed)
+            self._newest[event_type] = newest
             for r in versions:
                 self._readers[r.id] = (event_type, r.parsed, None if r is newest else newest.parsed)
 
@@ -82,23 +84,28 @@ class Codec:
 
         Only dead letters, which wrap a whole record, are not `limited`.
         """
+        write = self._writers.get(type(event)) or self._writer(type(event))
         try:
-            prefix, schema = self._writers[type(event)]
-        except KeyError:
-            subject_of(type(event))  # raises for one that is declared nowhere
-            raise InvalidEvent(
-                f"{type(event).__name__} has no schema", hint="lock it: `headwater doctor` says how"
-            ) from None
-        buffer = BytesIO(prefix)
-        buffer.seek(len(prefix))
-        fastavro.schemaless_writer(buffer, schema, event.__dict__)
-        value = buffer.getvalue()
+            value = write(event.__dict__)
+        except struct.error as error:
+            raise TypeError(f"a number was expected: {error}") from error
         if limited and len(value) > self.max_record_bytes:
             raise RecordTooLarge(
                 f"{type(event).__name__} takes {len(value):,} bytes, the limit is {self.max_record_bytes:,}",
                 hint="send less, or raise HEADWATER_MAX_RECORD_BYTES",
             )
         return value
+
+    def _writer(self, event_type: type[Event]) -> Write:
+        newest = self._newest.get(event_type)
+        if newest is None:
+            subject_of(event_type)  # raises for one that is declared nowhere
+            raise InvalidEvent(
+                f"{event_type.__name__} has no schema", hint="lock it: `headwater doctor` says how"
+            )
+        prefix = _PREFIX.pack(0, newest.id)
+        write = writer(newest.definition, event_type.model_fields, prefix)
+        return self._writers.setdefault(event_type, write)
 
     def event_type(self, value: bytes | None) -> type[Event]:
         """The event type by the value's schema id, without decoding the body. Raises DecodeError."""
