@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
@@ -25,7 +24,7 @@ from schemas.errors import InvalidEvent
 from schemas.events import Event
 from streams.folding.engine import CLAMP_S
 from streams.gateway.auth import require_produce
-from streams.producing.outgoing import PROJECT, TRACEPARENT, Outgoing, address, raw_topic_of
+from streams.producing.outgoing import PROJECT, TRACEPARENT, Outgoing, address, another_span, raw_topic_of
 
 SOURCE = "http"
 # Printable: control characters would break headers, logs and PostgreSQL's text.
@@ -144,7 +143,7 @@ def outgoing(
             "time": at,
             "correlation_id": item.correlationid or correlation_id,
             "causation_id": item.causationid,
-            "traceparent": item.traceparent or f"{traceparent[:36]}{os.urandom(8).hex()}{traceparent[52:]}",
+            "traceparent": item.traceparent or another_span(traceparent),
             "clock": item.clock,
             "subject": item.subject,
         },

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar, Unpack
 from schemas import events as e
 from schemas.envelope import new_id
 from streams.producing.context import agent_here, agent_if_any, checked, conversation_here, options_here
-from streams.producing.outgoing import Options, Outgoing, address
+from streams.producing.outgoing import Options, Outgoing, address, addressing
 from streams.producing.scopes import LlmCall, Run, Scope, ToolCall, as_text
 
 One = TypeVar("One")
@@ -57,12 +57,10 @@ class Calls(Generic[One, Many, InRun, InToolCall, InLlmCall]):
         self, events: Iterable[e.Event | Outgoing], *, cause: str | None = None, **options: Unpack[Options]
     ) -> Many:
         """Write many events, in batches, and wait for all acknowledgements; the options hold for each."""
-        return self._send_many(
-            [
-                item if isinstance(item, Outgoing) else self.outgoing(item, cause=cause, **options)
-                for item in events
-            ]
-        )
+        here = options_here(options, cause)
+        here.setdefault("project", self._project)
+        addressed = addressing(self._source, here, spans="traceparent" not in options)
+        return self._send_many([item if isinstance(item, Outgoing) else addressed(item) for item in events])
 
     def run(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from schemas.codec import explain
+from schemas.envelope import random_digits
 from schemas.errors import InvalidEvent
 from streams.producing.outgoing import Options
 
@@ -74,7 +74,7 @@ def conversation_here(conversation_id: str | None) -> str | None:
 
 def new_span(trace_id: str) -> str:
     """The traceparent of a new span of this trace (W3C)."""
-    return f"00-{trace_id}-{os.urandom(8).hex()}-01"
+    return f"00-{trace_id}-{random_digits()[:16]}-01"
 
 
 @contextmanager

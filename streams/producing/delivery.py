@@ -24,14 +24,16 @@ import structlog
 
 from streams.producing.budget import Budget
 from streams.producing.connection import Client, Connection, Refused
+from streams.producing.outgoing import Position, Prepared
 
 log = structlog.get_logger()
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_NO_LIMIT = 1 << 31
 
 
 class Call:
-    """One call of emit: `positions[i]` is (partition, offset) of its i-th record once acknowledged.
+    """One call of emit: `positions[i]` is where its i-th record stands, once acknowledged.
 
     What its records cost was taken of `budget`, and goes back there.
     """
@@ -40,7 +42,7 @@ class Call:
 
     def __init__(self, count: int, deadline_s: float, budget: Budget) -> None:
         self.budget = budget
-        self.positions: list[tuple[int, int] | None] = [None] * count
+        self.positions: list[Position | None] = [None] * count
         self.left = count
         self.deadline_s = deadline_s
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -67,49 +69,68 @@ class Call:
         self.done.cancel()
 
 
-class Record:
-    """A record of a call. `cost` is what it takes of the call's budget, in bytes."""
+class Part:
+    """Records of one call for one lane, in order, and the places that they have in the call."""
 
-    __slots__ = ("call", "cost", "headers", "index", "key", "value")
+    __slots__ = ("call", "places", "records")
 
-    def __init__(
-        self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], cost: int, call: Call, index: int
-    ) -> None:
-        self.key = key
-        self.value = value
-        self.headers = headers
-        self.cost = cost
+    def __init__(self, call: Call) -> None:
         self.call = call
-        self.index = index
+        self.records: list[Prepared] = []
+        self.places: list[int] = []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return not self.call.done.done()
+
+    def cut(self, count: int) -> Part:
+        """Take off the first `count` records."""
+        front = Part(self.call)
+        front.records, self.records = self.records[:count], self.records[count:]
+        front.places, self.places = self.places[:count], self.places[count:]
+        return front
+
+    def acknowledged(self, topic: str, partition: int, offset: int) -> None:
+        """Its records stand in the log, the first one at `offset`."""
+        positions = self.call.positions
+        for at, place in enumerate(self.places, offset):
+            positions[place] = Position(topic, partition, at)
+        self.call.left -= len(self.places)
 
     def give_back(self) -> None:
         """It is no longer under way."""
-        self.call.budget.give(self.cost)
+        self.call.budget.give(sum([record.cost for record in self.records]))
 
 
 class Lane:
-    """Records for one partition, in order, one batch at a time. `topic` is Kafka's name of it."""
+    """Records for one partition, in order, one batch at a time. `named` is Kafka's name of the topic."""
 
-    def __init__(self, connection: Connection, topic: str, partition: int) -> None:
+    def __init__(self, connection: Connection, topic: str, named: str, partition: int) -> None:
         self.topic = topic
+        self.named = named
         self.partition = partition
         self._connection = connection
-        self._queue: deque[Record] = deque()
-        self._sending: list[Record] = []
+        self._queue: deque[Part] = deque()
+        self._sending: list[Part] = []
         self._given_up: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._most: int | None = None
 
-    def put(self, record: Record) -> None:
-        """Queue a record whose cost was taken of its call's budget."""
-        self._queue.append(record)
+    def put(self, part: Part) -> None:
+        """Queue records whose cost was taken of their call's budget."""
+        self._queue.append(part)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     def deadline_passed(self) -> None:
         """A call gave up: forget what waits, and the batch on the wire when nobody waits for it."""
         self._forget_unwanted()
-        if self._given_up is not None and not self._given_up.done() and not any(map(_wanted, self._sending)):
+        if (
+            self._given_up is not None
+            and not self._given_up.done()
+            and not any(part.wanted for part in self._sending)
+        ):
             self._given_up.set_result(None)
 
     async def close(self) -> None:
@@ -118,17 +139,16 @@ class Lane:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        for record in self._queue:
-            record.give_back()
+        for part in self._queue:
+            part.give_back()
         self._queue.clear()
 
     def _forget_unwanted(self) -> None:
-        if all(map(_wanted, self._queue)):
-            return
-        unwanted = [r for r in self._queue if not _wanted(r)]
-        self._queue = deque(filter(_wanted, self._queue))
-        for record in unwanted:
-            record.give_back()
+        unwanted = [part for part in self._queue if not part.wanted]
+        if unwanted:
+            self._queue = deque(part for part in self._queue if part.wanted)
+            for part in unwanted:
+                part.give_back()
 
     async def _run(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -139,7 +159,7 @@ class Lane:
                     pause = _FIRST_PAUSE_S
                 except Exception as error:  # noqa: BLE001 - tried again, and told, until nobody waits for it
                     self._connection.last_error = error
-                    log.debug("producer.retry", topic=self.topic, partition=self.partition, error=repr(error))
+                    log.debug("producer.retry", topic=self.named, partition=self.partition, error=repr(error))
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _LONGEST_PAUSE_S)
         finally:
@@ -147,7 +167,7 @@ class Lane:
 
     async def _send_one_batch(self) -> None:
         """Deliver the front of the queue; on an error the unwanted are dropped, the rest goes back."""
-        batch: list[Record] = []
+        batch: list[Part] = []
         try:
             client = await self._connection.client()
             builder = client.kafka.create_batch()
@@ -156,8 +176,8 @@ class Lane:
                 return
             offset = await self._acknowledged(client, builder, batch)
         except BaseException as error:
-            refused = await self._connection.refused(error, self.topic)
-            if refused is not None and not self._halve(refused, len(batch)):
+            refused = await self._connection.refused(error, self.named)
+            if refused is not None and not self._halve(refused, batch):
                 self._finish(batch, refused)
                 return
             self._queue.extendleft(reversed(batch))
@@ -169,22 +189,25 @@ class Lane:
         self._connection.last_error = None
         self._finish(batch, offset)
 
-    def _take(self, builder: Any) -> list[Record]:
-        now = int(time.time() * 1000)
-        append = builder.append
-        batch: list[Record] = []
+    def _take(self, builder: Any) -> list[Part]:
+        batch: list[Part] = []
         queue = self._queue
-        while queue and (self._most is None or len(batch) < self._most):
-            record = queue[0]
-            if not _wanted(record):
+        room = self._most or _NO_LIMIT
+        while queue and room:
+            part = queue[0]
+            if not part.wanted:
                 queue.popleft().give_back()
-            elif append(timestamp=now, key=record.key, value=record.value, headers=record.headers) is None:
+                continue
+            count = _append(builder, part.records[:room])
+            room -= count
+            if count < len(part.records):
+                if count:
+                    batch.append(part.cut(count))
                 break
-            else:
-                batch.append(queue.popleft())
+            batch.append(queue.popleft())
         return batch
 
-    async def _acknowledged(self, client: Client, builder: Any, batch: list[Record]) -> int:
+    async def _acknowledged(self, client: Client, builder: Any, batch: list[Part]) -> int:
         """Offset of the batch's first record. On a passed deadline the client is thrown away."""
         loop = asyncio.get_running_loop()
         given_up = self._given_up = loop.create_future()
@@ -208,32 +231,33 @@ class Lane:
             self._sending = []
 
     async def _send(self, client: Client, builder: Any) -> int:
-        future = await client.kafka.send_batch(builder, self.topic, partition=self.partition)
+        future = await client.kafka.send_batch(builder, self.named, partition=self.partition)
         metadata = await future
         return int(metadata.offset)
 
-    def _finish(self, batch: list[Record], outcome: int | Refused) -> None:
-        costs: dict[Call, int] = {}
-        for offset, record in enumerate(batch, outcome if isinstance(outcome, int) else 0):
-            call = record.call
-            costs[call] = costs.get(call, 0) + record.cost
-            if isinstance(outcome, int):
-                call.positions[record.index] = (self.partition, offset)
-                call.left -= 1
-        for call, cost in costs.items():
-            if isinstance(outcome, int):
-                call.progress()
+    def _finish(self, batch: list[Part], outcome: int | Refused) -> None:
+        for part in batch:
+            if isinstance(outcome, Refused):
+                part.call.fail(outcome.error)
             else:
-                call.fail(outcome.error)
-            call.budget.give(cost)
+                part.acknowledged(self.topic, self.partition, outcome)
+                outcome += len(part.records)
+                part.call.progress()
+            part.give_back()
 
-    def _halve(self, refused: Refused, count: int) -> bool:
+    def _halve(self, refused: Refused, batch: list[Part]) -> bool:
         """A batch too large for the broker is sent in halves before a record is refused."""
+        count = sum(len(part.records) for part in batch)
         if not refused.too_large or count < 2:
             return False
         self._most = count // 2
         return True
 
 
-def _wanted(record: Record) -> bool:
-    return not record.call.done.done()
+def _append(builder: Any, records: list[Prepared]) -> int:
+    """Put records into a batch; how many it had room for."""
+    append, now = builder.append, int(time.time() * 1000)
+    for count, record in enumerate(records):
+        if append(timestamp=now, key=record.key, value=record.value, headers=record.headers) is None:
+            return count
+    return len(records)

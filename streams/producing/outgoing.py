@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import chain
+from collections.abc import Callable
 from time import time as _now
 from typing import NamedTuple, TypedDict
 
 from schemas.codec import Codec
-from schemas.envelope import PRODUCER_KEY, Clock, Envelope, new_id, to_headers
+from schemas.envelope import PRODUCER_KEY, Clock, Envelope, new_id, random_digits, to_headers
 from schemas.errors import HeadwaterError, InvalidEvent, RecordTooLarge
 from schemas.events import Event
 from schemas.topics import INBOX, Topic, key_of, topic_of
@@ -74,23 +74,43 @@ class Prepared(NamedTuple):
 
 def address(event: Event, source: str, options: Options) -> Outgoing:
     """The event with its envelope. Raises InvalidEvent."""
-    project = options.get("project", "default")
-    time, traceparent = options.get("time"), options.get("traceparent")
-    key, subject, own_key = options.get("key"), options.get("subject"), key_of(event)
+    return addressing(source, options)(event)
+
+
+def addressing(source: str, options: Options, *, spans: bool = False) -> Callable[[Event], Outgoing]:
+    """What gives the events of one call their envelopes. It raises InvalidEvent, as this does.
+
+    With `spans` each event is a span of its own beside that of the options' traceparent.
+    """
+    project, clock = options.get("project", "default"), options.get("clock", "live")
+    source = options.get("source") or source
+    id_, time, key = options.get("id"), options.get("time"), options.get("key")
+    subject, traceparent = options.get("subject"), options.get("traceparent")
+    correlation_id, causation_id = options.get("correlation_id"), options.get("causation_id")
     _check(project, time, traceparent)
-    envelope = Envelope(
-        id=options.get("id") or new_id(),
-        source=options.get("source") or source,
-        type=type(event).__name__,
-        time=_now() if time is None else time,
-        project=project,
-        subject=own_key if subject is None else subject,
-        correlation_id=options.get("correlation_id"),
-        causation_id=options.get("causation_id"),
-        traceparent=traceparent,
-        clock=options.get("clock", "live"),
-    )
-    return Outgoing(event, envelope, own_key if key is None else key)
+
+    def addressed(event: Event) -> Outgoing:
+        own_key = key_of(event)
+        envelope = Envelope(
+            id=id_ or new_id(),
+            source=source,
+            type=type(event).__name__,
+            time=_now() if time is None else time,
+            project=project,
+            subject=own_key if subject is None else subject,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            traceparent=another_span(traceparent) if spans and traceparent else traceparent,
+            clock=clock,
+        )
+        return Outgoing(event, envelope, own_key if key is None else key)
+
+    return addressed
+
+
+def another_span(traceparent: str) -> str:
+    """A traceparent with a span of its own in the same trace."""
+    return f"{traceparent[:36]}{random_digits()[:16]}{traceparent[52:]}"
 
 
 def raw_topic_of(event_type: type[Event]) -> Topic:
@@ -136,7 +156,7 @@ def _prepared(item: Outgoing, topic: str, codec: Codec) -> Prepared:
             f"{type(event).__name__} cannot be written: {error}",
             hint="make events by their constructor, which checks them",
         ) from error
-    metadata = len(key_bytes) + sum(map(len, chain.from_iterable(headers)))
+    metadata = len(key_bytes) + sum([len(name) + len(said) for name, said in headers])
     if metadata > MAX_METADATA_BYTES:
         raise RecordTooLarge(
             f"key and headers of {type(event).__name__} take {metadata:,} bytes, "

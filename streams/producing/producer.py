@@ -16,7 +16,7 @@ from streams.codec import admit, bare_codec, ids_of
 from streams.disk import DiskGuard
 from streams.producing.budget import Budget
 from streams.producing.connection import Connection
-from streams.producing.delivery import Call, Lane, Record
+from streams.producing.delivery import Call, Lane, Part
 from streams.producing.outgoing import Options, Outgoing, Position, Prepared, address, prepare
 from streams.producing.partitioner import partition_for
 from streams.settings import Settings
@@ -187,9 +187,7 @@ class Producer:
             self._calls.discard(call)
         if call.error is not None:
             raise call.error
-        return [
-            Position(p.topic, *at) for p, at in zip(prepared, call.positions, strict=True) if at is not None
-        ]
+        return [at for at in call.positions if at is not None]
 
     async def flush(self) -> None:
         """Wait until every event given to this producer so far is acknowledged or has failed."""
@@ -218,23 +216,41 @@ class Producer:
                     self._admitted = True
 
     async def _enqueue(self, prepared: Sequence[Prepared], call: Call) -> None:
-        counts: dict[str, int] = {}
+        counts = {topic: await self._partitions(topic) for topic in {record.topic for record in prepared}}
+        for start in range(0, len(prepared), _TURN):
+            await self._put(prepared, range(start, min(start + _TURN, len(prepared))), counts, call)
+
+    async def _put(
+        self, prepared: Sequence[Prepared], places: range, counts: dict[str, int], call: Call
+    ) -> None:
+        """Queue the records in these places: all at once where the budget has room for all, else by halves."""
         budget = call.budget
-        for index, (_, topic, key, value, headers, cost) in enumerate(prepared):
-            count = counts.get(topic)
-            if count is None:
-                count = counts[topic] = await self._partitions(topic)
-            if not budget.try_take(cost):
-                await budget.take(cost)
-            if call.done.done():
-                budget.give(cost)
-                return  # one of its records was refused meanwhile
-            partition = partition_for(key, count)
+        cost = sum([prepared[place].cost for place in places])
+        if len(places) > 1 and (cost > budget.limit or not budget.try_take(cost)):
+            middle = len(places) // 2
+            await self._put(prepared, places[:middle], counts, call)
+            await self._put(prepared, places[middle:], counts, call)
+            return
+        if len(places) == 1:
+            await budget.take(cost)
+        if call.done.done():
+            budget.give(cost)
+            return  # one of its records was refused meanwhile
+        parts: dict[tuple[str, int], Part] = {}
+        for place in places:
+            record = prepared[place]
+            at = record.topic, partition_for(record.key, counts[record.topic])
+            part = parts.get(at)
+            if part is None:
+                part = parts[at] = Part(call)
+            part.records.append(record)
+            part.places.append(place)
+        for (topic, partition), part in parts.items():
             lane = self._lanes.get((topic, partition))
             if lane is None:
-                lane = Lane(self._connection, self.settings.named(topic), partition)
+                lane = Lane(self._connection, topic, self.settings.named(topic), partition)
                 self._lanes[topic, partition] = lane
-            lane.put(Record(key, value, headers, cost, call, index))
+            lane.put(part)
 
     async def _partitions(self, topic: str) -> int:
         """Partition count of a topic; waits for Kafka as long as the caller's deadline allows."""
@@ -246,11 +262,7 @@ class Producer:
                 await asyncio.sleep(_PAUSE_S)
 
     def _unacknowledged(self, prepared: Sequence[Prepared], call: Call) -> Unacknowledged:
-        positions = [
-            None if at is None else Position(p.topic, *at)
-            for p, at in zip(prepared, call.positions, strict=True)
-        ]
-        missing = [p for p, at in zip(prepared, positions, strict=True) if at is None]
+        missing = [p for p, at in zip(prepared, call.positions, strict=True) if at is None]
         shown = ", ".join([p.id for p in missing[:3]] + ["…"] * (len(missing) > 3))
         error = self._connection.last_error
         return Unacknowledged(
@@ -258,6 +270,6 @@ class Producer:
             f"{len(missing)} of {len(prepared)} events not acknowledged "
             f"({shown}; {', '.join(sorted({p.topic for p in missing}))})"
             + (f"; last error: {error}" if error else ""),
-            positions,
+            call.positions,
             [p.id for p in missing],
         )
