@@ -37,16 +37,17 @@ class _Longs(dict[int, bytes]):
         return written
 
 
-_LONG = _Longs()
+LONG = _Longs()
+"""The bytes of a whole number, which Kafka writes in the same way."""
 
 
 def _array(items: Any, write: Callable[[Any], bytes]) -> bytes:
     count = len(items)
-    return _LONG[count] + b"".join(map(write, items)) + b"\x00" if count else b"\x00"
+    return LONG[count] + b"".join(map(write, items)) + b"\x00" if count else b"\x00"
 
 
 _KNOWN: dict[str, Any] = {
-    "LONG": _LONG,
+    "LONG": LONG,
     "DOUBLE": struct.Struct("<d").pack,
     "ARRAY": _array,
     "JOIN": b"".join,

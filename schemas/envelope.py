@@ -6,13 +6,13 @@ proves conformance with the SDK.
 
 from __future__ import annotations
 
-import math
 import os
 import time as _time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
+from math import floor
 from typing import Literal
 
 import msgspec
@@ -69,8 +69,8 @@ def _header(name: str, value: str) -> tuple[str, bytes]:
 
 
 @lru_cache(maxsize=4096)
-def _shared(source: str, type_: str, project: str) -> tuple[tuple[str, bytes], ...]:
-    """The headers that events of one type and origin share."""
+def shared_headers(source: str, type_: str, project: str) -> Headers:
+    """The headers that all events of one type, source and project share."""
     return (
         ("ce_specversion", b"1.0"),
         ("ce_source", source.encode()),
@@ -82,8 +82,12 @@ def _shared(source: str, type_: str, project: str) -> tuple[tuple[str, bytes], .
 
 def to_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
     """The record headers of an event."""
+    return [*shared_headers(envelope.source, envelope.type, envelope.project), *own_headers(envelope)]
+
+
+def own_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
+    """The headers of an event beside those that it shares with others."""
     headers = [
-        *_shared(envelope.source, envelope.type, envelope.project),
         ("ce_id", envelope.id.encode()),
         ("ce_time", format_time(envelope.time).encode()),
     ]
@@ -169,13 +173,16 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
+_THREE_DIGITS = [f"{number:03d}" for number in range(1000)]
+
+
 def format_time(seconds: float) -> str:
     """RFC 3339, UTC, microseconds."""
-    whole = math.floor(seconds)
+    whole = floor(seconds)
     micros = round((seconds - whole) * 1e6)  # exact: both are floats of the same scale
     if micros == 1_000_000:
         whole, micros = whole + 1, 0
-    return f"{_second(whole)}.{micros:06d}Z"
+    return f"{_second(whole)}.{_THREE_DIGITS[micros // 1000]}{_THREE_DIGITS[micros % 1000]}Z"
 
 
 def parse_time(text: str) -> float:
@@ -188,8 +195,14 @@ def parse_time(text: str) -> float:
 
 def new_id() -> str:
     """A UUIDv7 (RFC 9562): sorts by time of making. The standard library has one from 3.14."""
-    ms, r = f"{_time.time_ns() // 1_000_000:012x}", random_digits()
-    return f"{ms[:8]}-{ms[8:]}-7{r[:3]}-{_VARIANT[r[3]]}{r[4:7]}-{r[7:19]}"
+    r = random_digits()
+    return f"{_id_start(_time.time_ns() // 1_000_000)}{r[:3]}-{_VARIANT[r[3]]}{r[4:7]}-{r[7:19]}"
+
+
+@lru_cache(maxsize=16)
+def _id_start(milliseconds: int) -> str:
+    digits = f"{milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7"
 
 
 def random_digits() -> str:

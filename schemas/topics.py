@@ -133,6 +133,7 @@ def ledger(reactor: str) -> str:
     return f"reactors.{reactor}.ledger"
 
 
+@cache
 def topic_of(event_type: type[e.Event]) -> Topic:
     """The topic that an event type belongs to; raises InvalidEvent where none is declared."""
     topic = _TOPIC_OF.get(event_type) or _of_packages().get(event_type)

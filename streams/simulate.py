@@ -140,11 +140,11 @@ class _Simulation:
         faults = [item for item in batch if isinstance(item.event, FaultInjected)]
         self._sent += len(batch)
         self._faults += len(faults)
-        for event, envelope, key, _ in faults:
-            log.info("simulate.fault", component=key, fault=event.__dict__)
+        for item in faults:
+            log.info("simulate.fault", component=item.key, fault=item.event.__dict__)
             if self._faults_file is not None:
                 with self._faults_file.open("ab") as file:
-                    file.write(to_json_line(event, envelope, key) + b"\n")
+                    file.write(to_json_line(item.event, item.envelope, item.key) + b"\n")
 
     def _outgoing(self, timed: Timed) -> Outgoing:
         return address(

@@ -91,6 +91,7 @@ class Packages:
             extension._points,
             catalog._known,
             topics._of_packages,
+            topics.topic_of,
             locks.registry,
             locks.survey,
             folds.survey,

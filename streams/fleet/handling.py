@@ -22,6 +22,7 @@ from streams.codec import learn_patiently
 from streams.fleet.agents import Fleet, HostedAgent
 from streams.fleet.task import Task
 from streams.partitions import letters
+from streams.producing.batch import body
 from streams.producing.context import Context
 from streams.producing.outgoing import Options, Prepared
 from streams.producing.scopes import Run
@@ -145,10 +146,8 @@ class Handling:
         source = f"fleet/{self.fleet.name}"
         send = letters.send(letter, f"fleet/{record.offset}", project, record.timestamp, source, self._codec)
         assert send.value is not None
-        cost = len(send.value) + 1_000
-        await self._hw.producer.send(
-            [Prepared("", send.topic, send.key, send.value, list(send.headers), cost)]
-        )
+        written = body(send.key, send.value, send.headers)
+        await self._hw.producer.send([Prepared("", send.topic, send.key, written)])
 
 
 def record_of(message: Any, topic: str) -> Record:

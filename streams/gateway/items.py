@@ -6,6 +6,7 @@ import time
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
+from msgspec.structs import replace
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -148,7 +149,7 @@ def outgoing(
             "subject": item.subject,
         },
     )
-    return sent._replace(producer_key=caller.key), _warnings(item, at)
+    return replace(sent, producer_key=caller.key), _warnings(item, at)
 
 
 def _event(item: Item, caller: Caller) -> Event:

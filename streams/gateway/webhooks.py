@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field
 
 from projections.access import ADMIN, Caller, project_for, require
@@ -192,6 +193,6 @@ class _Webhooks:
 
     async def write(self, owner: _Owner, event: e.Event) -> tuple[Outgoing, str]:
         """Write a change; gives it as it was written, and its position token."""
-        outgoing = address(event, "http", {"project": owner.project})._replace(producer_key=owner.key)
+        outgoing = replace(address(event, "http", {"project": owner.project}), producer_key=owner.key)
         (at,) = await self._producer.send([prepare_control(outgoing, await self._producer.codec())])
         return outgoing, encode({at.topic: {at.partition: at.offset + 1}})

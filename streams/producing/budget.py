@@ -15,7 +15,7 @@ class Budget:
     """
 
     def __init__(self, limit: int, within: Budget | None = None) -> None:
-        self.limit = limit if within is None else min(limit, within.limit)
+        self.limit: int = limit if within is None else min(limit, within.limit)
         self.used = 0
         self._within = within
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
-from typing import Any
 
 import structlog
 
+from streams.producing.batch import Batch
 from streams.producing.budget import Budget
 from streams.producing.connection import Client, Connection, Refused
 from streams.producing.outgoing import Position, Prepared
@@ -30,6 +29,8 @@ log = structlog.get_logger()
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _NO_LIMIT = 1 << 31
+_WORTH_A_THREAD = 64 * 1024
+"""Bytes that take longer to be compressed than a thread takes to begin with them."""
 
 
 class Call:
@@ -83,6 +84,15 @@ class Part:
     def wanted(self) -> bool:
         """Whether somebody still waits for it."""
         return not self.call.done.done()
+
+    def fitting(self, room: int) -> tuple[int, int]:
+        """How many of its records fit into so many bytes, and what they leave of them."""
+        for count, record in enumerate(self.records):
+            left = room - len(record.body)
+            if left < 0:
+                return count, room
+            room = left
+        return len(self.records), room
 
     def cut(self, count: int) -> Part:
         """Take off the first `count` records."""
@@ -170,11 +180,10 @@ class Lane:
         batch: list[Part] = []
         try:
             client = await self._connection.client()
-            builder = client.kafka.create_batch()
-            batch = self._take(builder)
+            batch = self._take()
             if not batch:
                 return
-            offset = await self._acknowledged(client, builder, batch)
+            offset = await self._acknowledged(client, batch)
         except BaseException as error:
             refused = await self._connection.refused(error, self.named)
             if refused is not None and not self._halve(refused, batch):
@@ -189,17 +198,20 @@ class Lane:
         self._connection.last_error = None
         self._finish(batch, offset)
 
-    def _take(self, builder: Any) -> list[Part]:
+    def _take(self) -> list[Part]:
         batch: list[Part] = []
         queue = self._queue
-        room = self._most or _NO_LIMIT
-        while queue and room:
+        room, left = self._connection.batch_bytes, self._most or _NO_LIMIT
+        while queue and left:
             part = queue[0]
             if not part.wanted:
                 queue.popleft().give_back()
                 continue
-            count = _append(builder, part.records[:room])
-            room -= count
+            count, room = part.fitting(room)
+            if not count and not batch:
+                count, room = 1, 0  # one record is a batch, however large it is
+            count = min(count, left)
+            left -= count
             if count < len(part.records):
                 if count:
                     batch.append(part.cut(count))
@@ -207,12 +219,12 @@ class Lane:
             batch.append(queue.popleft())
         return batch
 
-    async def _acknowledged(self, client: Client, builder: Any, batch: list[Part]) -> int:
+    async def _acknowledged(self, client: Client, batch: list[Part]) -> int:
         """Offset of the batch's first record. On a passed deadline the client is thrown away."""
         loop = asyncio.get_running_loop()
         given_up = self._given_up = loop.create_future()
         self._sending = batch
-        sent = asyncio.ensure_future(self._send(client, builder))
+        sent = asyncio.ensure_future(self._send(client, batch))
         try:
             await asyncio.wait({sent, given_up, client.lost}, return_when=asyncio.FIRST_COMPLETED)
             if not sent.done():
@@ -230,8 +242,9 @@ class Lane:
             self._given_up = None
             self._sending = []
 
-    async def _send(self, client: Client, builder: Any) -> int:
-        future = await client.kafka.send_batch(builder, self.named, partition=self.partition)
+    async def _send(self, client: Client, parts: list[Part]) -> int:
+        batch = await _compressed(parts)
+        future = await client.kafka.send_batch(batch, self.named, partition=self.partition)
         metadata = await future
         return int(metadata.offset)
 
@@ -254,10 +267,12 @@ class Lane:
         return True
 
 
-def _append(builder: Any, records: list[Prepared]) -> int:
-    """Put records into a batch; how many it had room for."""
-    append, now = builder.append, int(time.time() * 1000)
-    for count, record in enumerate(records):
-        if append(timestamp=now, key=record.key, value=record.value, headers=record.headers) is None:
-            return count
-    return len(records)
+async def _compressed(parts: list[Part]) -> Batch:
+    """The batch, compressed beside the event loop where that is worth a thread."""
+    bodies = [record.body for part in parts for record in part.records]
+    batch = Batch(bodies)
+    if sum(map(len, bodies)) < _WORTH_A_THREAD:
+        batch.compress()
+    else:
+        await asyncio.to_thread(batch.compress)
+    return batch

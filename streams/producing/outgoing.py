@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from time import time as _now
 from typing import NamedTuple, TypedDict
 
+import msgspec
+
 from schemas.codec import Codec
-from schemas.envelope import PRODUCER_KEY, Clock, Envelope, new_id, random_digits, to_headers
+from schemas.envelope import PRODUCER_KEY, Clock, Envelope, new_id, own_headers, random_digits, shared_headers
 from schemas.errors import HeadwaterError, InvalidEvent, RecordTooLarge
 from schemas.events import Event
 from schemas.topics import INBOX, Topic, key_of, topic_of
+from streams.producing.batch import body, packed
 
 MAX_METADATA_BYTES = 16 * 1024
 """Key and headers of one record, together."""
@@ -30,7 +34,7 @@ class Position(NamedTuple):
     offset: int
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """An event with its envelope and key, ready to be sent. `key` is without the project.
 
     `producer_key` is the id of the API key that it came in with; None: it did not come through a door.
@@ -61,15 +65,18 @@ class Options(TypedDict, total=False):
     source: str | None
 
 
-class Prepared(NamedTuple):
-    """An event as the record that will be written. `cost` is what it takes of the budget, in bytes."""
+class Prepared(msgspec.Struct, frozen=True, gc=False):
+    """An event as the record that will be written; `body` is all of it but its place in a batch."""
 
     id: str
     topic: str
     key: bytes
-    value: bytes
-    headers: list[tuple[str, bytes]]
-    cost: int
+    body: bytes
+
+    @property
+    def cost(self) -> int:
+        """What it takes of the budget, in bytes."""
+        return len(self.body) + _RECORD_OVERHEAD_BYTES
 
 
 def address(event: Event, source: str, options: Options) -> Outgoing:
@@ -142,13 +149,14 @@ def prepare_inbox(item: Outgoing, codec: Codec) -> Prepared:
 
 
 def _prepared(item: Outgoing, topic: str, codec: Codec) -> Prepared:
-    event, envelope, key, producer_key = item
+    event, envelope = item.event, item.envelope
     try:
-        key_bytes = f"{envelope.project}/{key}".encode()
-        headers = to_headers(envelope)
-        if producer_key is not None:
-            headers.append((PRODUCER_KEY, producer_key.encode()))
+        key_bytes = f"{envelope.project}/{item.key}".encode()
+        headers = own_headers(envelope)
+        if item.producer_key is not None:
+            headers.append((PRODUCER_KEY, item.producer_key.encode()))
         value = codec.encode(event)
+        record = body(key_bytes, value, headers, *_shared(envelope.source, envelope.type, envelope.project))
     except HeadwaterError:
         raise
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
@@ -156,15 +164,20 @@ def _prepared(item: Outgoing, topic: str, codec: Codec) -> Prepared:
             f"{type(event).__name__} cannot be written: {error}",
             hint="make events by their constructor, which checks them",
         ) from error
-    metadata = len(key_bytes) + sum([len(name) + len(said) for name, said in headers])
+    metadata = len(record) - len(value)
     if metadata > MAX_METADATA_BYTES:
         raise RecordTooLarge(
             f"key and headers of {type(event).__name__} take {metadata:,} bytes, "
             f"the limit is {MAX_METADATA_BYTES:,}",
             hint="shorten key, ids and subject",
         )
-    cost = metadata + len(value) + _RECORD_OVERHEAD_BYTES
-    return Prepared(envelope.id, topic, key_bytes, value, headers, cost)
+    return Prepared(envelope.id, topic, key_bytes, record)
+
+
+@lru_cache(maxsize=4096)
+def _shared(source: str, type_: str, project: str) -> tuple[bytes, int]:
+    headers = shared_headers(source, type_, project)
+    return packed(headers), len(headers)
 
 
 def _check(project: str, time: float | None, traceparent: str | None) -> None:

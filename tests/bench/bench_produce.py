@@ -21,10 +21,11 @@ from typing import Any
 from confluent_kafka import Producer as Librdkafka
 
 from schemas import events as e
+from schemas.envelope import to_headers
+from schemas.topics import TOOL_CALLS
 from streams.admin import ensure_topics
 from streams.broker import Broker
-from streams.producing.connection import COMPRESSION
-from streams.producing.outgoing import prepare
+from streams.producing.batch import COMPRESSION
 from streams.sdk import Headwater
 from streams.settings import Settings
 from tests.bench.figures import figure, middle, quantiles
@@ -79,7 +80,11 @@ async def _run() -> dict[str, Any]:
 async def _measured(hw: Headwater, settings: Settings) -> dict[str, Any]:
     ready, codec = events(), await hw.producer.codec()
     fields = [event.model_dump() for event in ready]
-    records = [prepare(hw.outgoing(event, correlation_id=RUN), codec) for event in ready]
+    records: list[tuple[bytes, str, Any]] = []
+    for event in ready:
+        item = hw.outgoing(event, correlation_id=RUN)
+        records.append((codec.encode(event), f"default/{item.key}", to_headers(item.envelope)))
+    topic = settings.named(TOOL_CALLS.name)
     librdkafka = Librdkafka(
         {
             "bootstrap.servers": settings.bootstrap,
@@ -96,9 +101,8 @@ async def _measured(hw: Headwater, settings: Settings) -> dict[str, Any]:
             failures.append(error)
 
     async def transport() -> None:
-        for r in records:
-            topic = settings.named(r.topic)
-            librdkafka.produce(topic, r.value, r.key, headers=r.headers, on_delivery=acknowledged)
+        for value, key, headers in records:
+            librdkafka.produce(topic, value, key, headers=headers, on_delivery=acknowledged)
         librdkafka.poll(0)
 
     async def delivered() -> None:
@@ -128,7 +132,7 @@ async def _measured(hw: Headwater, settings: Settings) -> dict[str, Any]:
         "models_included": figure(rates["models_included"], "events/s"),
         "transport_alone": figure(rates["transport_alone"], "events/s"),
         "cpu_per_event": {name: figure(us, "µs") for name, us in cpu.items()},
-        "value_bytes": round(sum(len(r.value) for r in records) / len(records)),
+        "value_bytes": round(sum(len(value) for value, _, _ in records) / len(records)),
         "batch": BATCH,
         "tasks": TASKS,
         "single_latency_ms": await _one_by_one(hw),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from datetime import UTC, datetime
@@ -215,3 +216,21 @@ def test_derived_ids_keep_their_parts_apart() -> None:
     """The same parts give the same id; parts that join to the same text do not."""
     assert derived_id("a", 1) == derived_id("a", "1")
     assert derived_id("ab", "c") != derived_id("a", "bc")
+
+
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    """Randomness is asked for in stock, and none of the stock is used on both sides of a fork."""
+    new_id()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, "".join(new_id()[14:] for _ in range(50)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 10_000).decode()
+    os.close(reading)
+    os.close(writing)
+    assert len(theirs) == 50 * 22
+    assert not {theirs[at : at + 22] for at in range(0, len(theirs), 22)} & {
+        new_id()[14:] for _ in range(300)
+    }

@@ -92,6 +92,26 @@ async def test_emit_many(broker: Settings, hw: Headwater) -> None:
     assert (second.envelope.id, second.envelope.project) == ("prepared", "acme")
 
 
+async def test_many_in_a_run(hw: Headwater, recorder: Recorder) -> None:
+    """Events of one call share run, cause and trace; each has an id and a span of its own, in their order."""
+    async with hw.run("sofia") as run:
+        await hw.emit_many([e.AgentRetired(agent_id=f"a{n}") for n in range(20)])
+        given = f"00-{'a' * 32}-{'b' * 16}-01"
+        await hw.emit_many([e.AgentAnnounced(agent_id="b", role="r", version="1")] * 2, traceparent=given)
+    found = await recorder.events()
+    many = [d for d in found if isinstance(d.event, e.AgentRetired)]
+    assert [d.event.agent_id for d in many] == [f"a{n}" for n in range(20)]  # type: ignore[attr-defined]
+    start = one(found, e.RunStarted).envelope
+    assert {(d.envelope.correlation_id, d.envelope.causation_id) for d in many} == {(run.id, start.id)}
+    spans = [d.envelope.traceparent or "" for d in many]
+    assert all(TRACEPARENT.fullmatch(span) for span in spans)
+    assert {span[:36] for span in spans} == {(start.traceparent or "")[:36]}
+    assert len({span[36:52] for span in spans} | {(start.traceparent or "")[36:52]}) == 21
+    assert len({d.envelope.id for d in many}) == 20
+    asked = [d.envelope.traceparent for d in found if isinstance(d.event, e.AgentAnnounced)]
+    assert asked == [given, given]
+
+
 async def test_a_run(hw: Headwater, recorder: Recorder) -> None:
     """Every step shares the run's id and trace, is caused by what it is nested in, and is its own span."""
     async with hw.run("sofia", task="flight", conversation_id="talk") as run:

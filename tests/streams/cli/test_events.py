@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.codec import Codec, Record
 from schemas.envelope import Envelope, to_headers
@@ -68,7 +69,7 @@ async def test_tail_says_which_key_wrote_an_event(broker: Settings) -> None:
     event = MessagePosted(agent_id="a", role="user", content="x")
     async with Producer(broker) as producer:
         item = producer.outgoing(event, project="cli-3")
-        await producer.emit_many([item._replace(producer_key="0123456789ab")])
+        await producer.emit_many([replace(item, producer_key="0123456789ab")])
     tail = ("tail", "agent.messages", "--json", "--no-follow", "--project", "cli-3")
     shown = headwater(broker, *tail).stdout
     assert json.loads(shown)["producerkey"] == "0123456789ab"

@@ -20,14 +20,15 @@ from processors.addressing import Addressing
 from schemas import catalog, topics
 from schemas import events as e
 from schemas.codec import Codec
-from schemas.envelope import Envelope
+from schemas.envelope import Envelope, to_headers
 from schemas.errors import ConfigurationError
 from streams.admin import ensure_topics
 from streams.broker import Broker
 from streams.fleet import host
 from streams.fleet.agents import Fleet
 from streams.partitions.kafka_log import KafkaLog
-from streams.producing.outgoing import Outgoing, prepare_inbox
+from streams.producing.batch import body
+from streams.producing.outgoing import Outgoing, Prepared, prepare_inbox
 from streams.producing.producer import Producer
 from streams.reactors import host as reactors
 from streams.reactors.dispatcher import Dispatcher
@@ -179,13 +180,9 @@ async def test_a_handler_that_raises_is_a_failed_run_and_a_dead_letter(settings:
     """What a retry may mend is tried again, the rest is not; the next task is handled, and garbage holds up nothing."""
     async with hosted(settings) as here:
         producer = Producer(settings)
-        odd = prepare_inbox(
-            Outgoing(
-                task_for("echo", 0)[1], Envelope(id="g", source="s", type="TaskAssigned", time=0.0), "echo"
-            ),
-            Codec(),
-        )
-        await producer.send([odd._replace(value=b"garbage")])
+        headers = to_headers(Envelope(id="g", source="s", type="TaskAssigned", time=0.0))
+        record = body(b"default/echo", b"garbage", headers)
+        await producer.send([Prepared("g", topics.INBOX.name, b"default/echo", record)])
         await producer.stop()
         await give(
             settings,

@@ -10,7 +10,7 @@ import httpx
 
 from schemas.events import MessagePosted, MetricReported
 from schemas.topics import ANOMALIES, MESSAGES, SIGNALS
-from streams.producing.connection import COMPRESSION
+from streams.producing.batch import COMPRESSION
 from streams.sdk import Headwater
 from streams.settings import Settings
 from tests.streams.foreign.conftest import events_of, eventually

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 from aiokafka import AIOKafkaProducer
@@ -17,9 +17,11 @@ from httpx_sse import aconnect_sse
 
 from schemas import events as e
 from schemas.codec import Codec
+from schemas.envelope import to_headers
+from schemas.topics import topic_of
 from streams.admin import ensure_topics
 from streams.kafka import client_options
-from streams.producing.outgoing import Prepared, address, prepare
+from streams.producing.outgoing import address
 from streams.settings import Settings
 
 CODEC = Codec()
@@ -123,13 +125,29 @@ def message(number: int, agent: str = "a", content: str | None = None) -> e.Mess
     return e.MessagePosted(agent_id=agent, role="user", content=str(number) if content is None else content)
 
 
-def records(events: Iterable[e.Event], **about: Any) -> list[Prepared]:
+class Written(NamedTuple):
+    """A record as any client would write it."""
+
+    id: str
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+def records(events: Iterable[e.Event], **about: Any) -> list[Written]:
     """The records of raw events; `about` is of all their envelopes."""
-    return [prepare(address(event, "test", about), CODEC) for event in events]  # type: ignore[arg-type]
+    found = []
+    for event in events:
+        item = address(event, "test", about)  # type: ignore[arg-type]
+        envelope = item.envelope
+        key, topic = f"{envelope.project}/{item.key}".encode(), topic_of(type(event)).name
+        found.append(Written(envelope.id, topic, key, CODEC.encode(event), to_headers(envelope)))
+    return found
 
 
 async def write(
-    settings: Settings, prepared: Iterable[Prepared], *, transaction: str | None = None, commit: bool = True
+    settings: Settings, written: Iterable[Written], *, transaction: str | None = None, commit: bool = True
 ) -> None:
     """Write records, in a transaction where one is named; without `commit` it is aborted."""
     producer = AIOKafkaProducer(**client_options(settings), transactional_id=transaction)
@@ -138,7 +156,7 @@ async def write(
         if transaction is not None:
             await producer.begin_transaction()
         sent = [
-            await producer.send(settings.named(p.topic), p.value, p.key, headers=p.headers) for p in prepared
+            await producer.send(settings.named(p.topic), p.value, p.key, headers=p.headers) for p in written
         ]
         await asyncio.gather(*sent)
         if transaction is not None:
