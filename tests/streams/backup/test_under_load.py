@@ -215,6 +215,7 @@ async def rebuilt_views_are_the_same(settings: Settings) -> None:
         await broker.stop()
 
 
+@pytest.mark.prove
 async def test_backups_under_load(tmp_path: Path) -> None:
     """What was acknowledged before is there, once; outputs, states and views end as in an undisturbed run."""
     await scenario(tmp_path, seed=1, events=2_000, backups=1, rate=200, kills=False)
