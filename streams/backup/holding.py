@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schemas.errors import BrokerUnavailable, ConfigurationError, HeadwaterError
 from streams.backup import views
-from streams.backup.moment import Moment, lock_holder, standing_still
+from streams.backup.moment import Moment, alone_in, lock_holder, standing_still, stands
 from streams.broker import Broker
 from streams.pidlock import PidLock
 from streams.settings import Settings
@@ -48,12 +48,9 @@ def held(settings: Settings, data: Path, moment: Moment) -> Iterator[float | Non
     while time.monotonic() < deadline:
         pid = lock_holder(broker.log_lock)
         if pid is not None:
-            with standing_still(_seen(pid)) as still_ms:
-                lasts = lock_holder(broker.log_lock) == pid
-                if lasts:
-                    moment.hold(data, is_kept)
-            if lasts:
-                yield still_ms()
+            still_ms = _held_still(broker, _seen(pid), data, moment)
+            if still_ms is not None:
+                yield still_ms
                 if lock_holder(broker.log_lock) not in (pid, None):
                     raise HeadwaterError(
                         "the broker was started anew while its log was copied", hint="take the backup again"
@@ -68,8 +65,27 @@ def held(settings: Settings, data: Path, moment: Moment) -> Iterator[float | Non
             return
         time.sleep(_POLL_S)
     raise BrokerUnavailable(
-        f"the broker has been starting or stopping for {SETTLE_S:.0f} s", hint="see `headwater status`"
+        f"the broker has not stood still in {SETTLE_S:.0f} s: it was starting or stopping, or another backup had it",
+        hint="see `headwater status`",
     )
+
+
+def _held_still(broker: Broker, pid: int, data: Path, moment: Moment) -> float | None:
+    """Hold the files while the broker stands still, for so many milliseconds; None: it did not all the time."""
+    first = len(moment.files)
+    # Whoever ends first would let it go on under the other's hands.
+    with alone_in(data) as alone:
+        if not alone:
+            return None
+        with standing_still(pid) as still_ms:
+            if lock_holder(broker.log_lock) == pid:
+                moment.hold(data, is_kept)
+            # Somebody else may have let it go on, or it was killed and another one has begun to recover.
+            lasts = stands(pid) and lock_holder(broker.log_lock) == pid
+    if not lasts:
+        moment.let_go(first)
+        return None
+    return still_ms()
 
 
 def _seen(pid: int) -> int:

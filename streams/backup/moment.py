@@ -54,13 +54,18 @@ class Moment:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        for held in self.files:
-            os.close(held.descriptor)
+        self.let_go(0)
 
     @property
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(held.size for held in self.files)
+
+    def let_go(self, first: int) -> None:
+        """Close the files from the one of this number on."""
+        for held in self.files[first:]:
+            os.close(held.descriptor)
+        del self.files[first:]
 
     def hold(self, folder: Path, wanted: Callable[[str], bool]) -> None:
         """Open every file below a folder whose name is wanted; of a folder: with a slash at its end."""
@@ -108,15 +113,39 @@ def _question() -> tuple[int, ...]:
 
 
 @contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Whether no other one has the same block open for a folder; needs no right to write there.
+
+    A file system without such locks lets everybody in.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield True  # whoever reads it says what is wrong
+        return
+    try:
+        alone = True
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def standing_still(pid: int) -> Iterator[Callable[[], float]]:
     """Let a process stand still for as long as the block runs, and go on even if we are killed in it.
 
     Gives what tells for how many milliseconds it has been stopped, afterwards for how many it was. Raises
     ConfigurationError where it is another user's, HeadwaterError where it does not stop.
     """
-    # It waits for the end of its input, which is our end, however we come to it.
+    # It waits for the end of its input, which is our end, however we come to it: also by a signal to all of a
+    # service's processes, which it has to outlive.
     waker = subprocess.Popen(  # noqa: S603 - our own arguments
-        ["/bin/sh", "-c", f"cat; kill -CONT {pid}"],
+        ["/bin/sh", "-c", f"trap '' TERM INT HUP; cat; kill -CONT {pid}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -126,13 +155,14 @@ def standing_still(pid: int) -> Iterator[Callable[[], float]]:
     began, ended = time.monotonic(), 0.0
     try:
         try:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # it has ended: it stands as still as can be
+                os.kill(pid, signal.SIGSTOP)
         except PermissionError as error:
             raise ConfigurationError(
                 f"the broker (pid {pid}) is another user's", hint="run it as the user that runs Headwater"
             ) from error
         deadline = time.monotonic() + STILL_S
-        while not _stands(pid):
+        while not stands(pid):
             if time.monotonic() > deadline:
                 raise HeadwaterError(
                     f"the broker (pid {pid}) did not stand still within {STILL_S:.0f} s",
@@ -148,8 +178,8 @@ def standing_still(pid: int) -> Iterator[Callable[[], float]]:
         waker.wait()
 
 
-def _stands(pid: int) -> bool:
-    """Whether every thread has stopped; one that is in the middle of a write ends it first."""
+def stands(pid: int) -> bool:
+    """Whether every thread has stopped, or ended; one that is in the middle of a write ends it first."""
     tasks = Path(f"/proc/{pid}/task")
     if not tasks.is_dir():
         return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_STOPPED

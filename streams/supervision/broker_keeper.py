@@ -11,6 +11,7 @@ from streams.disk import obstacle
 from streams.doctor.machine import kafka_jars
 from streams.settings import Settings
 from streams.supervision.child import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, STEADY_S, Say, rotate
+from streams.supervision.standstill import Standstill
 
 _POLL_S = 0.25
 _ROOM_POLL_S = 1.0
@@ -48,9 +49,11 @@ class BrokerKeeper:
 
     async def keep(self) -> None:
         """Start it again whenever it ends, until cancelled. One that soon ends again waits longer each time."""
-        backoff_s = FIRST_BACKOFF_S
+        backoff_s, standstill = FIRST_BACKOFF_S, Standstill()
         while True:
-            while self.pid is not None:  # noqa: ASYNC110 - a process tells nobody of its end
+            while (pid := self.pid) is not None:
+                if standstill.ended(pid):
+                    self._say("warning", f"the broker (pid {pid}) stood still for long, and was let go on")
                 await asyncio.sleep(_POLL_S)
             self.state = "restarting"
             if time.monotonic() - self._ran_from > STEADY_S:

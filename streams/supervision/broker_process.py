@@ -11,6 +11,7 @@ from streams.broker import Broker
 from streams.disk import obstacle
 from streams.settings import Settings
 from streams.supervision.prepare import prepare
+from streams.supervision.standstill import Standstill
 from streams.supervision.status import ProcessStatus
 
 log = structlog.get_logger()
@@ -31,7 +32,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     if (found := obstacle(settings)) is not None:
         raise found
     status = ProcessStatus(settings, "broker")
-    broker = Broker(settings)
+    broker, standstill = Broker(settings), Standstill()
     await broker.start()
     try:
         for line in await prepare(settings):
@@ -39,10 +40,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         status.set("running", pid=broker.pid)
         log.info("broker.ready", bootstrap=settings.bootstrap, pid=broker.pid)
         while not stop.is_set():
-            if broker.pid is None:
+            if (pid := broker.pid) is None:
                 raise BrokerUnavailable(
                     f"the broker ended with code {broker.returncode}", hint=f"its log is {broker.log_path}"
                 )
+            if standstill.ended(pid):
+                log.warning("broker.stood_still", pid=pid, then="it was let go on")
             try:
                 await asyncio.wait_for(stop.wait(), _POLL_S)
             except TimeoutError:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from schemas.errors import ConfigurationError
-from streams.backup.moment import Moment, lock_holder, standing_still
+from streams.backup.moment import Moment, lock_holder, standing_still, stands
 from tests.streams.instances import until
 
 WRITER = """
@@ -79,6 +79,26 @@ def test_it_goes_on_though_we_are_killed(tmp_path: Path) -> None:
         until(lambda: sizes(tmp_path) != before, 5)
 
 
+def test_it_goes_on_though_all_of_us_are_told_to_end(tmp_path: Path) -> None:
+    """SIGTERM to every process of a service, as systemd sends it: whoever is to wake the writer lives to do it."""
+    code = (
+        "import sys, time\nfrom streams.backup.moment import standing_still\n"
+        "with standing_still(int(sys.argv[1])):\n    print(flush=True)\n    time.sleep(30)"
+    )
+    with writer(tmp_path) as pid:
+        ours = subprocess.Popen([sys.executable, "-c", code, str(pid)], stdout=subprocess.PIPE)
+        assert ours.stdout is not None
+        ours.stdout.readline()
+        wakers = psutil.Process(ours.pid).children(recursive=True)
+        for process in (*wakers, ours):
+            process.terminate()
+        ours.wait()
+        ours.stdout.close()
+        until(lambda: psutil.Process(pid).status() != psutil.STATUS_STOPPED, 5)
+        before = sizes(tmp_path)
+        until(lambda: sizes(tmp_path) != before, 5)
+
+
 def test_it_goes_on_where_the_block_raises(tmp_path: Path) -> None:
     """An error within does not leave it standing, and is not hidden."""
     with writer(tmp_path) as pid:
@@ -91,6 +111,14 @@ def test_a_process_that_ends_meanwhile_is_no_error(tmp_path: Path) -> None:
     """A broker may be killed while it stands still; its files stay as they were."""
     with writer(tmp_path) as pid, standing_still(pid):
         os.kill(pid, signal.SIGKILL)
+
+
+def test_a_process_that_has_ended_is_no_error(tmp_path: Path) -> None:
+    """A broker may die before it is told to stand still: it does."""
+    with writer(tmp_path) as pid:
+        pass
+    with standing_still(pid):
+        assert stands(pid)
 
 
 def test_files_stay_as_they_were(tmp_path: Path) -> None:
