@@ -24,18 +24,21 @@ class PidLock:
         except BlockingIOError:
             file.close()
             return False
-        file.truncate(0)
         with suppress(OSError):  # a full disk: we have it all the same, and nobody can read who
+            file.truncate(0)
             os.write(file.fileno(), str(os.getpid()).encode())
         self._file = file
         return True
 
     def release(self) -> None:
         """Let it go. The file stays: removing it would let two starters hold two files of one name."""
-        if self._file is not None:
-            self._file.truncate(0)
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with (
+                file,
+                suppress(OSError),
+            ):  # a disk that takes no writes: whom it names matters to nobody by now
+                file.truncate(0)
 
     def is_held(self) -> bool:
         """Whether a running process has it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from streams import disk
 from streams.disk import DiskGuard, obstacle
 from streams.producing.producer import Producer
 from streams.settings import Settings
+from streams.supervision.broker_keeper import BrokerKeeper
+from tests.conftest import free_base_port
 from tests.streams.disks import damage, fragile_disk, read_only, small_disk
 
 EVENT = MetricReported(component="c", name="m", value=1.0)
@@ -71,6 +75,28 @@ def test_a_disk_that_the_kernel_made_read_only(tmp_path: Path) -> None:
         assert obstacle(settings) is None
         damage(place)
         assert isinstance(obstacle(settings), DiskReadOnly)
+
+
+async def test_a_broker_on_it_waits_until_it_could_live(tmp_path: Path) -> None:
+    """Its lock is let go, though who had it cannot be wiped out; its keeper waits and says why, as long as need be."""
+    with fragile_disk(tmp_path) as place:
+        keeper = BrokerKeeper(
+            Settings(data=place, disk_reserve_bytes=0, port=free_base_port()), lambda *_: None
+        )
+        keeper.broker.folder.mkdir()
+        assert keeper.broker.lock.take()
+        damage(place)
+        keeping = asyncio.create_task(keeper.keep())  # it finds that no broker runs
+        try:
+            async with asyncio.timeout(10):
+                while keeper.state != "waiting" or keeper.error is None:
+                    await asyncio.wait({keeping}, timeout=0.1)
+                    assert not keeping.done()
+            assert "is read-only" in keeper.error
+            with keeper.broker.lock.path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            keeping.cancel()
 
 
 def test_where_nothing_could_live(tmp_path: Path) -> None:
