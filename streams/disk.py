@@ -1,4 +1,4 @@
-"""The data folder's disk: whether it takes writes, and how much room it has.
+"""The data folder's disk, and the log's where it has one of its own: whether it takes writes, and how much room it has.
 
 The embedded log is kept for ever, so new events are refused before its disk is full. A broker that meets
 a full disk nevertheless ends at once (ADR 14), and none is started where it could not live.
@@ -34,6 +34,23 @@ def existing(folder: Path) -> Path:
     return next(p for p in (folder, *folder.parents) if p.exists())
 
 
+def places(settings: Settings) -> tuple[Path, ...]:
+    """Our folders that may be disks of their own: the data folder, and in it the embedded log's."""
+    return (settings.data, settings.data / "kafka" / "log") if settings.embedded else (settings.data,)
+
+
+def scarcest(settings: Settings) -> tuple[Path, int]:
+    """Which of these has the least room, and how many bytes are free there."""
+    free = {place: free_bytes(place) for place in places(settings)}
+    place = min(free, key=free.__getitem__)
+    return place, free[place]
+
+
+def any_read_only(settings: Settings) -> DiskReadOnly | None:
+    """What is said where one of these takes no writes."""
+    return next((found for place in places(settings) if (found := read_only(place)) is not None), None)
+
+
 def read_only(folder: Path) -> DiskReadOnly | None:
     """What is said where the folder's file system takes no writes.
 
@@ -55,12 +72,12 @@ def read_only(folder: Path) -> DiskReadOnly | None:
 
 def obstacle(settings: Settings) -> HeadwaterError | None:
     """Why nothing could live in the data folder now: it is read-only, or as good as full."""
-    found = read_only(settings.data)
-    free, needed = free_bytes(settings.data), min(START_BYTES, settings.disk_reserve_bytes)
+    found, (place, free) = any_read_only(settings), scarcest(settings)
+    needed = min(START_BYTES, settings.disk_reserve_bytes)
     if found is not None or free >= needed:
         return found
     return DiskFull(
-        f"{free / 2**20:,.0f} MiB are free in {settings.data}, {needed / 2**20:,.0f} MiB are needed",
+        f"{free / 2**20:,.0f} MiB are free in {place}, {needed / 2**20:,.0f} MiB are needed",
         hint="make room on this disk, or set HEADWATER_DATA to another",
     )
 
@@ -69,32 +86,33 @@ class DiskGuard:
     """Refuses new events while less than `settings.disk_reserve_bytes` is free; warns at four times that."""
 
     def __init__(self, settings: Settings) -> None:
-        self._folder: Path | None = settings.data if settings.embedded else None
+        self._settings = settings
         self._reserve = settings.disk_reserve_bytes
-        self._free = 0
+        self._place, self._free = settings.data, 0
         self._read_only: DiskReadOnly | None = None
         self._looked = float("-inf")
         self._warned = False
 
     def check(self) -> None:
         """Raise DiskFull where the reserve is touched, DiskReadOnly. Looks once a second."""
-        if self._folder is None:
+        if not self._settings.embedded:
             return
         now = time.monotonic()
         if now - self._looked >= _EVERY_S:
             self._looked = now
-            self._free, self._read_only = free_bytes(self._folder), read_only(self._folder)
+            self._place, self._free = scarcest(self._settings)
+            self._read_only = any_read_only(self._settings)
             self._warn(self._free < _WARN_FACTOR * self._reserve)
         if self._read_only is not None:
             raise DiskReadOnly(self._read_only.message, hint=self._read_only.hint)
         if self._free < self._reserve:
             raise DiskFull(
-                f"{self._free / 2**20:,.0f} MiB are free for the log in {self._folder}, "
+                f"{self._free / 2**20:,.0f} MiB are free for the log in {self._place}, "
                 f"{self._reserve / 2**20:,.0f} MiB are kept in reserve",
                 hint="make room; events are taken again within a second. HEADWATER_DISK_RESERVE_BYTES sets the reserve",
             )
 
     def _warn(self, low: bool) -> None:
         if low and not self._warned:
-            log.warning("disk.low", free_mib=self._free // 2**20, folder=str(self._folder))
+            log.warning("disk.low", free_mib=self._free // 2**20, folder=str(self._place))
         self._warned = low

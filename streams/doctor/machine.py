@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from streams.disk import START_BYTES, existing, free_bytes, read_only
+from streams.disk import START_BYTES, any_read_only, existing, scarcest
 from streams.doctor.finding import Finding, Level
 from streams.settings import Settings
 
@@ -62,7 +62,7 @@ def variables(_: Settings) -> list[Finding]:
 def disk(settings: Settings) -> list[Finding]:
     """Whether the data folder can be written to, and has room beyond what is kept in reserve for the log."""
     folder = existing(settings.data)
-    if (found := read_only(settings.data)) is not None:
+    if (found := any_read_only(settings)) is not None:
         return [Finding("data folder", "fail", found.message, found.hint)]
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         return [
@@ -73,12 +73,12 @@ def disk(settings: Settings) -> list[Finding]:
                 "set HEADWATER_DATA to another",
             )
         ]
-    free, reserve = free_bytes(folder), settings.disk_reserve_bytes if settings.embedded else 0
+    (place, free), reserve = scarcest(settings), settings.disk_reserve_bytes if settings.embedded else 0
     level: Level = (
         "fail" if free < max(reserve, START_BYTES) else "warn" if free < reserve + DISK_WARN else "ok"
     )
     refused = free < reserve
-    says = f"{free / GIB:.1f} GiB free in {settings.data}" + (
+    says = f"{free / GIB:.1f} GiB free in {place}" + (
         f", {reserve / GIB:.1f} GiB are kept in reserve for the log" if reserve else ""
     )
     do = "" if level == "ok" else "make room, or move HEADWATER_DATA: the log is kept for ever"

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from streams.disk import free_bytes, obstacle
+from streams.disk import obstacle, scarcest
 from streams.settings import Settings
 from streams.supervision.instance import instance_lock, ports
 from streams.supervision.status import Status, read_all
@@ -198,7 +198,7 @@ def as_json(settings: Settings, seen: Overview) -> dict[str, Any]:
             "reachable": reachable(settings.bootstrap),
         },
         "disk": {
-            "free_bytes": free_bytes(settings.data),
+            "free_bytes": scarcest(settings)[1],
             "reserve_bytes": settings.disk_reserve_bytes if settings.embedded else None,
             "error": None if found is None else str(found),
         },

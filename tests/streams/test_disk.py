@@ -109,6 +109,19 @@ def test_where_nothing_could_live(tmp_path: Path) -> None:
         assert obstacle(Settings(data=place / "data", disk_reserve_bytes=2**20)) is None
 
 
+def test_a_log_on_a_disk_of_its_own(tmp_path: Path) -> None:
+    """Its disk must not fill up, whatever room the data folder has; either may be read-only."""
+    with small_disk(tmp_path / "data" / "kafka", 8) as place:
+        settings = Settings(data=tmp_path / "data", disk_reserve_bytes=16 * 2**20)
+        with pytest.raises(DiskFull, match=f"8 MiB are free for the log in {place}"):
+            DiskGuard(settings).check()
+        found = obstacle(settings)
+        assert isinstance(found, DiskFull)
+        assert f"8 MiB are free in {place}" in found.message
+        with read_only(place):
+            assert isinstance(obstacle(settings), DiskReadOnly)
+
+
 async def test_the_producer_refuses_before_it_connects(tmp_path: Path) -> None:
     """A refused event reaches no topic: there is not even a broker here."""
     producer = Producer(Settings(data=tmp_path, disk_reserve_bytes=2**60))
