@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -27,7 +27,7 @@ from streams.backup.moment import Held, Moment
 from streams.backup.segments import ends, without_scrap
 from streams.backup.writing import Writer
 from streams.broker import KAFKA
-from streams.disk import free_bytes
+from streams.disk import existing, free_bytes, places
 from streams.settings import Settings
 
 COMPRESSED = (".gz", ".tgz")
@@ -51,9 +51,10 @@ def backup(settings: Settings, path: Path, advance: Advance) -> Taken:
     began = time.monotonic()
     data, path = settings.data.resolve(), path.expanduser().absolute()
     _refuse(settings, data, path)
+    room = Room(settings, path)
     with _beside(path) as work, Moment() as moment:
         # The views first: the log then has what they have seen. The other way round they would be ahead.
-        without = absent(settings) + ([] if settings.database else _copy_views(data, work, moment))
+        without = absent(settings) + ([] if settings.database else _copy_views(data, work, moment, room))
         with held(settings, data, moment) as still_ms:
             taken = time.time()
             files = sorted(without_scrap(moment.files))
@@ -61,11 +62,15 @@ def backup(settings: Settings, path: Path, advance: Advance) -> Taken:
                 FORMAT, version("headwater"), format_time(taken), sum(f.size for f in files), len(files)
             )
             compressed = path.suffix in COMPRESSED
-            if not compressed:
-                _refuse_what_does_not_fit(settings, path, about.bytes)
+            room.check(0 if compressed else about.bytes)
             half = work / "archive"
+
+            def told(done: int, total: int) -> None:
+                room.check()
+                advance(done, total)
+
             with _saying_no_space(path), half.open("xb") as file:
-                writer = Writer(file, about, compressed=compressed, advance=advance)
+                writer = Writer(file, about, compressed=compressed, advance=told)
                 for each in files:
                     writer.add(each)
                 log = _log_state(settings, files, still_ms) if settings.embedded else None
@@ -96,6 +101,33 @@ def _refuse(settings: Settings, data: Path, path: Path) -> None:
         raise ConfigurationError(f"{path} is in the data folder", hint="name a place on another disk")
 
 
+class Room:
+    """What a backup may take on its disk: where the log is on it, too, not what is in reserve for that."""
+
+    def __init__(self, settings: Settings, path: Path) -> None:
+        self._folder = path.parent
+        device = self._folder.stat().st_dev
+        self._same = settings.embedded and any(
+            existing(place).stat().st_dev == device for place in places(settings)
+        )
+        self._reserve = settings.disk_reserve_bytes if self._same else 0
+
+    def check(self, wanted: int = 0) -> None:
+        """Raise DiskFull where there is no room for so many bytes more."""
+        if free_bytes(self._folder) - self._reserve < wanted:
+            self.refuse(wanted)
+
+    def refuse(self, wanted: int) -> NoReturn:
+        """Raise DiskFull."""
+        takes = f"takes {wanted / 2**20:,.1f} MiB" if wanted else "does not fit"
+        free = free_bytes(self._folder)
+        kept = f", {self._reserve / 2**20:,.0f} MiB are in reserve for the log" if self._same else ""
+        raise DiskFull(
+            f"the backup {takes}: {self._folder} has {free / 2**20:,.1f} MiB free{kept}",
+            hint=f"name a place with more room, or end the name in {COMPRESSED[0]}",
+        )
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A folder of our own for what is not whole yet, on the disk of `path`."""
@@ -111,28 +143,18 @@ def _beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _copy_views(data: Path, work: Path, moment: Moment) -> list[str]:
+def _copy_views(data: Path, work: Path, moment: Moment, room: Room) -> list[str]:
     """Hold a copy of the views; says why where there cannot be one: a log alone is as good, only slower."""
     if not (data / views.FILE).exists():
         return []
     try:
-        views.copy(data / views.FILE, work / views.FILE)
+        views.copy(data / views.FILE, work / views.FILE, room.check)
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            room.refuse(0)
         return [f"the views ({data / views.FILE}: {error}): they are made anew from the log"]
     moment.hold(work, lambda name: name == views.FILE)
     return []
-
-
-def _refuse_what_does_not_fit(settings: Settings, path: Path, size: int) -> None:
-    free = free_bytes(path.parent)
-    same = settings.embedded and path.parent.stat().st_dev == settings.data.stat().st_dev
-    reserve = settings.disk_reserve_bytes if same else 0
-    if free - reserve < size:
-        kept = f", {reserve / 2**20:,.0f} of them in reserve for the log" if same else ""
-        raise DiskFull(
-            f"the backup takes {size / 2**20:,.1f} MiB, and {path.parent} has {free / 2**20:,.1f} MiB{kept}",
-            hint=f"name a place with more room, or end the name in {COMPRESSED[0]}",
-        )
 
 
 @contextmanager

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import tarfile
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from schemas.errors import ConfigurationError, DiskFull
+from streams.backup import taking, views
 from streams.backup.taking import backup
+from streams.disk import free_bytes
 from streams.settings import Settings
 from tests.streams.backup.kept import KEPT, contents, fill, put_back, rows, settings_of, take
 from tests.streams.disks import Ballast, read_only, small_disk
@@ -69,8 +73,6 @@ def test_any_tar_and_sha256sum_read_it(folder: Path, tmp_path: Path) -> None:
 
 def test_views_that_are_written_to_are_one_moment(folder: Path, tmp_path: Path) -> None:
     """A copy of the views has whole transactions: each of those here adds to two tables alike."""
-    import sqlite3
-
     stop, wrote = threading.Event(), threading.Event()
 
     def write() -> None:
@@ -165,6 +167,38 @@ def test_a_disk_without_room(folder: Path, tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
 
 
+def enlarge_views(folder: Path) -> None:
+    """By 6 MiB."""
+    with closing(sqlite3.connect(folder / "views.sqlite")) as connection:
+        connection.execute("CREATE TABLE large (x)")
+        connection.executemany("INSERT INTO large VALUES (?)", [(os.urandom(60_000),)] * 100)
+        connection.commit()
+
+
+def test_a_disk_without_room_for_the_views(folder: Path, tmp_path: Path) -> None:
+    """They are not copied to where there is no room; a disk that fills up meanwhile is no broken database."""
+    enlarge_views(folder)
+    with small_disk(tmp_path / "disk", 4) as disk:
+        with pytest.raises(DiskFull, match=r"takes 5\.. MiB"):
+            take(folder, disk / "b.tar.gz")
+        assert list(disk.iterdir()) == []
+        with pytest.raises(sqlite3.Error) as raised:
+            views.copy(folder / "views.sqlite", disk / "views.sqlite", lambda _: None)
+        assert raised.value.sqlite_errorcode == sqlite3.SQLITE_FULL
+
+
+def test_a_disk_that_is_filled_meanwhile(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By others, while the views are copied: said as what it is."""
+    enlarge_views(folder)
+    with small_disk(tmp_path / "disk", 4) as disk:
+        monkeypatch.setattr(taking.Room, "check", lambda *_: None)
+        with pytest.raises(DiskFull, match="does not fit"):
+            take(folder, disk / "b.tar")
+        assert list(disk.iterdir()) == []
+
+
 def test_a_backup_from_a_disk_that_is_full_or_read_only(tmp_path: Path) -> None:
     """That is when it is wanted: it needs no room on the disk that it is of, and no right to write to it."""
     with small_disk(tmp_path / "disk", 4) as disk:
@@ -178,15 +212,32 @@ def test_a_backup_from_a_disk_that_is_full_or_read_only(tmp_path: Path) -> None:
             assert backup(settings, tmp_path / "read-only.tar", lambda *_: None).manifest.about.files == 1
 
 
-def test_it_does_not_take_what_the_log_keeps_in_reserve(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["b.tar", "b.tar.gz"])
+def test_it_does_not_take_what_the_log_keeps_in_reserve(tmp_path: Path, name: str) -> None:
     """On the log's own disk a backup may not touch the reserve: events would be refused."""
     (tmp_path / "data" / "kafka" / "log").mkdir(parents=True)
     (tmp_path / "data" / "kafka" / "log" / "meta.properties").touch()
     with pytest.raises(DiskFull, match="in reserve for the log"):
-        backup(
-            Settings(data=tmp_path / "data", disk_reserve_bytes=2**60), tmp_path / "b.tar", lambda *_: None
-        )
+        backup(Settings(data=tmp_path / "data", disk_reserve_bytes=2**60), tmp_path / name, lambda *_: None)
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_it_ends_where_it_comes_to_that_reserve(tmp_path: Path) -> None:
+    """How much a compressed one takes shows while it is written: it gives up in time, and leaves nothing."""
+    with small_disk(tmp_path / "disk", 48) as disk:
+        log = disk / "data" / "kafka" / "log"
+        log.mkdir(parents=True)
+        (log / "meta.properties").write_bytes(os.urandom(20 * 2**20))
+        least: list[int] = []
+        with pytest.raises(DiskFull, match="16 MiB are in reserve for the log"):
+            backup(
+                Settings(data=disk / "data", disk_reserve_bytes=16 * 2**20),
+                disk / "b.tar.gz",
+                lambda *_: least.append(free_bytes(disk)),
+            )
+        assert len(least) >= 2
+        assert min(least) >= 16 * 2**20
+        assert [p.name for p in disk.iterdir()] == ["data"]
 
 
 def test_progress_reaches_the_end(folder: Path, tmp_path: Path) -> None:
