@@ -22,6 +22,7 @@ from streams.broker import Broker
 from streams.disk import free_bytes
 from streams.settings import Settings
 from streams.supervision.instance import instance_lock, take_instance
+from streams.supervision.status import read_all
 
 _NOT_OURS = ("lost+found", REPLACED, RESTORING)
 Move = tuple[Path, Path]
@@ -94,6 +95,12 @@ def _unused(settings: Settings, present: Sequence[Path]) -> Iterator[None]:
     instance, broker = instance_lock(settings), Broker(settings)
     take_instance(instance)
     try:
+        for name, said in read_all(settings).items():
+            if said["alive"]:  # beside a cluster of one's own each may run alone
+                raise ConfigurationError(
+                    f"{name} runs in {settings.data} (pid {said['pid']})",
+                    hint="stop it, or name another folder with --data",
+                )
         if broker.folder.is_dir() and not (broker.lock.take() and lock_holder(broker.log_lock) is None):
             raise ConfigurationError(
                 f"a broker runs in {broker.folder} (pid {broker.lock.holder() or 'unknown'})",

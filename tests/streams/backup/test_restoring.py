@@ -21,6 +21,7 @@ from schemas.errors import ConfigurationError, DiskFull, HeadwaterError
 from streams.backup import restoring
 from streams.backup.reading import ArchiveRefused
 from streams.supervision.instance import instance_lock, take_instance
+from streams.supervision.status import ProcessStatus
 from tests.streams.backup.kept import KEPT, contents, fill, put_back, rows, settings_of, take
 from tests.streams.disks import small_disk
 
@@ -326,6 +327,17 @@ def test_a_folder_in_use(archive: Path, new: Path) -> None:
     with pytest.raises(HeadwaterError, match=f"already runs in {new}"):
         put_back(archive, new, force=True)
     lock.release()
+    assert put_back(archive, new, force=True).replaced is not None
+
+
+def test_a_folder_that_one_process_uses(archive: Path, new: Path) -> None:
+    """Beside a cluster of one's own processes run without the instance's lock: none may lose its folder."""
+    fill(new)
+    status = ProcessStatus(settings_of(new), "views")
+    status.set("running")
+    with pytest.raises(ConfigurationError, match=rf"views runs in {new} \(pid {os.getpid()}\)"):
+        put_back(archive, new, force=True)
+    status.close()
     assert put_back(archive, new, force=True).replaced is not None
 
 
