@@ -68,10 +68,11 @@ class Archive:
 
     def unpack(self, folder: Path, advance: Advance) -> Manifest:
         """Write its files below an empty folder; all of it was compared with the manifest when this returns."""
-        moved = counting(advance, self.about.bytes)
+        moved, room = counting(advance, self.about.bytes), self.about.bytes
         found: list[File] = []
         while (member := self._tar.next()) is not None and member.name != MANIFEST:
-            found.append(self._file(member, folder, moved))
+            room -= member.size
+            found.append(self._file(member, folder, moved, room=room))
         if member is None:
             raise self._damaged("it ends before its manifest")
         content = self._text(member)
@@ -90,10 +91,19 @@ class Archive:
             raise self._damaged(f"it has {len(found)} files, its manifest says {len(manifest.files)}")
         return manifest
 
-    def _file(self, member: tarfile.TarInfo, folder: Path, moved: Callable[[int], None]) -> File:
+    def _file(
+        self, member: tarfile.TarInfo, folder: Path, moved: Callable[[int], None], *, room: int
+    ) -> File:
+        """Write one, where there is `room` for it in what the head says of all."""
         name = member.name.removeprefix(DATA)
         parts = PurePosixPath(name).parts
-        if name == member.name or "/".join(parts) != name or not parts or {"..", "/"} & set(parts):
+        if (
+            name == member.name
+            or "/".join(parts) != name
+            or not parts
+            or {"..", "/"} & set(parts)
+            or "\0" in name
+        ):
             raise self._damaged(f"{member.name!r} is no place in a data folder")
         if not member.isreg() or member.issparse():
             raise self._damaged(f"{member.name!r} is no plain file")
@@ -107,6 +117,8 @@ class Archive:
         except (FileExistsError, NotADirectoryError) as error:
             raise self._damaged(f"{member.name!r} is in it twice") from error
         with os.fdopen(descriptor, "wb") as target:
+            if room < 0:
+                raise self._damaged(f"it has more than the {self.about.bytes:,} bytes that its head says")
             while piece := source.read(_CHUNK):
                 sha256.update(piece)
                 target.write(piece)

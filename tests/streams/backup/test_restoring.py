@@ -20,6 +20,7 @@ import pytest
 from schemas.errors import ConfigurationError, DiskFull, HeadwaterError
 from streams.backup import restoring
 from streams.backup.reading import ArchiveRefused
+from streams.backup.restoring import restore
 from streams.supervision.instance import instance_lock, take_instance
 from streams.supervision.status import ProcessStatus
 from tests.streams.backup.kept import KEPT, contents, fill, put_back, rows, settings_of, take
@@ -164,6 +165,7 @@ EVIL = {
     "absolute": with_member("/tmp/evil"),
     "absolute inside": with_member("data//tmp/evil"),
     "dots": with_member("data/a/./b"),
+    "with a NUL": with_member("x", pax_headers={"path": "data/ev\0il"}),
     "bare": with_member("data/"),
     "elsewhere": with_member("evil"),
     "symlink": with_member("data/evil", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
@@ -181,6 +183,16 @@ EVIL = {
 def test_members_that_do_not_belong_there(archive: Path, new: Path, name: str) -> None:
     """Names that lead out of the folder, links, devices, and files that the manifest does not name."""
     refused(changed(archive, new.parent / "evil.tar", EVIL[name]), new, "damaged")
+
+
+def test_one_with_more_than_it_says(archive: Path, new: Path) -> None:
+    """Room is made for what its head says, and no more is written."""
+    change = with_json("headwater-backup.json", bytes=1)
+    path, told = changed(archive, new.parent / "more.tar", change), list[int]()
+    with pytest.raises(ArchiveRefused, match="more than the 1 bytes that its head says"):
+        restore(settings_of(new), path, lambda done, _: told.append(done))
+    assert sum(told) <= 1
+    assert not new.exists()
 
 
 def test_one_with_a_link_under_a_name_of_ours(archive: Path, new: Path) -> None:
