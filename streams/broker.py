@@ -28,7 +28,8 @@ from streams.pidlock import PidLock
 from streams.settings import Settings
 from streams.unregister import unregister
 
-KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
+KAFKA_VERSION = "4.3.1"
+KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
 # Kafka logs through slf4j; this binding writes to stderr and needs no configuration file.
 ENDPOINT = f"{KAFKA}+org.slf4j:slf4j-simple:1.7.36"
 START_DEADLINE_S = 60.0

@@ -22,13 +22,17 @@ Advance = Callable[[int, int], None]
 
 
 class About(msgspec.Struct, frozen=True):
-    """What an archive is. `taken` is RFC 3339; `bytes` and `files` are those of the data folder."""
+    """What an archive is. `taken` is RFC 3339; `bytes` and `files` are those of the data folder.
+
+    `namespace` is what the names of its topics begin with; None: it was not written down.
+    """
 
     format: int
     headwater: str
     taken: str
     bytes: int
     files: int
+    namespace: str | None = None
 
 
 class File(msgspec.Struct, frozen=True):

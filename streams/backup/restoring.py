@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,8 +18,8 @@ from schemas.errors import ConfigurationError, DiskFull
 from streams.backup.contents import About, Advance, Manifest
 from streams.backup.holding import REPLACED, RESTORING
 from streams.backup.moment import lock_holder
-from streams.backup.reading import opened
-from streams.broker import Broker
+from streams.backup.reading import ArchiveRefused, opened
+from streams.broker import KAFKA_VERSION, Broker
 from streams.disk import free_bytes
 from streams.settings import Settings
 from streams.supervision.instance import instance_lock, take_instance
@@ -65,6 +66,7 @@ def restore(settings: Settings, path: Path, advance: Advance, *, force: bool = F
         _refuse_what_does_not_fit(place, archive.about)
         try:
             manifest = archive.unpack(work / "new", advance)
+            _refuse_a_newer_log(path, manifest)
             os.sync()  # a power cut must not find it in place and empty
             _put_in_place(folder, present, work / "new", aside)
         except OSError as error:
@@ -135,6 +137,19 @@ def _refuse_what_does_not_fit(place: Path, about: About) -> None:
             f"the backup holds {about.bytes / 2**20:,.1f} MiB, and {place} has {free / 2**20:,.1f} MiB free",
             hint="make room, or name a folder elsewhere with --data; nothing was changed",
         )
+
+
+def _refuse_a_newer_log(path: Path, manifest: Manifest) -> None:
+    """Kafka reads what older versions of it have written, and not what newer ones have."""
+    if manifest.log is not None and _parts(manifest.log.kafka) > _parts(KAFKA_VERSION):
+        raise ArchiveRefused(
+            f"the log in {path} was written by Kafka {manifest.log.kafka}, and this version runs {KAFKA_VERSION}",
+            hint=f"restore it with Headwater {manifest.about.headwater} or a newer one; nothing was changed",
+        )
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def _put_in_place(folder: Path, present: Sequence[Path], new: Path, aside: Path) -> None:

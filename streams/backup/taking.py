@@ -26,7 +26,7 @@ from streams.backup.holding import held
 from streams.backup.moment import Held, Moment
 from streams.backup.segments import ends, without_scrap
 from streams.backup.writing import Writer
-from streams.broker import KAFKA
+from streams.broker import KAFKA_VERSION
 from streams.disk import existing, free_bytes, places
 from streams.settings import Settings
 
@@ -59,7 +59,12 @@ def backup(settings: Settings, path: Path, advance: Advance) -> Taken:
             taken = time.time()
             files = sorted(without_scrap(moment.files))
             about = About(
-                FORMAT, version("headwater"), format_time(taken), sum(f.size for f in files), len(files)
+                FORMAT,
+                version("headwater"),
+                format_time(taken),
+                sum(f.size for f in files),
+                len(files),
+                settings.namespace,
             )
             compressed = path.suffix in COMPRESSED
             room.check(0 if compressed else about.bytes)
@@ -79,8 +84,22 @@ def backup(settings: Settings, path: Path, advance: Advance) -> Taken:
                 os.fsync(file.fileno())
                 size = file.tell()
         half.chmod(0o600)
-        half.rename(path)
+        _publish(half, path)
     return Taken(manifest, size, time.monotonic() - began)
+
+
+def _publish(half: Path, path: Path) -> None:
+    """Give the whole file its name; what has got that meanwhile is not replaced."""
+    try:
+        path.hardlink_to(half)
+    except OSError as error:
+        if path.exists():
+            raise _there_already(path) from error
+        half.rename(path)  # a file system without links
+
+
+def _there_already(path: Path) -> ConfigurationError:
+    return ConfigurationError(f"{path} is there already", hint="name another file: none is replaced")
 
 
 def _refuse(settings: Settings, data: Path, path: Path) -> None:
@@ -96,7 +115,7 @@ def _refuse(settings: Settings, data: Path, path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigurationError(f"there is no folder {path.parent}", hint="make it first")
     if path.exists():
-        raise ConfigurationError(f"{path} is there already", hint="name another file: none is replaced")
+        raise _there_already(path)
     if path.parent.resolve().is_relative_to(data):
         raise ConfigurationError(f"{path} is in the data folder", hint="name a place on another disk")
 
@@ -173,4 +192,4 @@ def _log_state(settings: Settings, files: Sequence[Held], still_ms: float | None
         if file.name == f"kafka/{settings.named('schema-ids')}.json":
             content = os.pread(file.descriptor, file.size, 0)
             ids = {entry.name: entry.id for entry in msgspec.json.decode(content, type=list[Issued])}
-    return LogState(KAFKA.rpartition(":")[2], ends(log), ids, still_ms)
+    return LogState(KAFKA_VERSION, ends(log), ids, still_ms)

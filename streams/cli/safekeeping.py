@@ -61,6 +61,11 @@ def restore(
     )
     if done.replaced is not None:
         typer.echo(f"what was there before is in {done.replaced}: remove it when you need it no more")
+    if about.namespace not in (None, settings.namespace):
+        typer.echo(
+            f"its topics are those of namespace {about.namespace}, yours is {settings.namespace}: "
+            f"set HEADWATER_NAMESPACE={about.namespace} to go on with them"
+        )
     _say_absent(done.manifest)
 
 

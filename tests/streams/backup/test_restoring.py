@@ -15,12 +15,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from schemas.errors import ConfigurationError, DiskFull, HeadwaterError
 from streams.backup import restoring
 from streams.backup.reading import ArchiveRefused
 from streams.backup.restoring import restore
+from streams.backup.taking import backup
+from streams.cli import app
+from streams.settings import Settings
 from streams.supervision.instance import instance_lock, take_instance
 from streams.supervision.status import ProcessStatus
 from tests.streams.backup.kept import KEPT, contents, fill, put_back, rows, settings_of, take
@@ -158,6 +163,34 @@ def test_one_of_a_newer_format(archive: Path, new: Path) -> None:
     change = with_json("headwater-backup.json", format=2, headwater="9.1", unheard="of")
     path = changed(archive, new.parent / "newer", change)
     refused(path, new, r"made by Headwater 9\.1 in format 2")
+
+
+@pytest.mark.parametrize(("kafka", "well"), [("4.3.1", True), ("4.2.10", True), ("4.10.0", False)])
+def test_the_log_of_a_newer_kafka(tmp_path: Path, new: Path, kafka: str, well: bool) -> None:
+    """One that this version's broker could not read is refused; it reads what an older one has written."""
+    settings = Settings(data=tmp_path / "data")
+    (settings.data / "kafka" / "log").mkdir(parents=True)
+    (settings.data / "kafka" / "log" / "meta.properties").touch()
+    log = backup(settings, tmp_path / "b.tar", lambda *_: None).manifest.log
+    assert log is not None
+    change = with_json("manifest.json", log=msgspec.to_builtins(log) | {"kafka": kafka})
+    path = changed(tmp_path / "b.tar", tmp_path / "other.tar", change)
+    shutil.rmtree(settings.data)
+    if well:
+        assert put_back(path, new).replaced is None
+    else:
+        refused(path, new, r"written by Kafka 4\.10\.0, and this version runs")
+
+
+@pytest.mark.parametrize("namespace", ["hw", "other"])
+def test_another_namespace_is_said(new: Path, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under another one the restored instance would look for topics that are not there."""
+    fill(new.parent / "data")
+    take(new.parent / "data", new.parent / "b.tar", namespace="other")
+    monkeypatch.setenv("HEADWATER_NAMESPACE", namespace)
+    run = CliRunner().invoke(app, ["restore", str(new.parent / "b.tar"), "--data", str(new)])
+    assert run.exit_code == 0
+    assert ("set HEADWATER_NAMESPACE=other" in run.output) == (namespace != "other")
 
 
 EVIL = {

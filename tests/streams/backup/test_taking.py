@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -154,6 +155,29 @@ def test_places_that_will_not_do(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no log"):
         backup(Settings(data=folder), tmp_path / "b.tar", lambda *_: None)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Is not replaced, with and without hard links on the file system."""
+    path = tmp_path / "b.tar"
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+        assert take(folder, tmp_path / "other.tar").file_bytes == (tmp_path / "other.tar").stat().st_size
+
+    def appear(*_: object) -> None:
+        path.write_text("mine")
+
+    with pytest.raises(ConfigurationError, match="there already"):
+        backup(settings_of(folder), path, appear)
+    assert path.read_text() == "mine"
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "b.tar"} | (set() if links else {"other.tar"})
 
 
 def test_a_disk_without_room(folder: Path, tmp_path: Path) -> None:
