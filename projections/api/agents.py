@@ -110,7 +110,7 @@ def agents_then(state: State, project: str, question: AgentsQuestion) -> Page[Ag
     """The same of the past."""
     table = state.live.tables["agents"]["agents"]
     return listed(
-        by_id(state, project, table.c.agent_id, *_named(table, question)),
+        by_id(state, project, table.c.agent_id, *_named(table, question), tables=("agents",)),
         lambda: agents_page(state.reading, project, question),
         question=["agents", project, question.filters()],
         keys=[table.c.agent_id],

@@ -126,7 +126,13 @@ def components_then(state: State, project: str, question: ComponentsQuestion) ->
     """The same of the past."""
     table = state.live.tables["components"]["components"]
     return listed(
-        by_id(state, project, table.c.component, *_named(table, question)),
+        by_id(
+            state,
+            project,
+            table.c.component,
+            *_named(table, question),
+            tables=("components", "latency"),
+        ),
         lambda: components_page(state.reading, project, question),
         question=["components", project, question.filters()],
         keys=[table.c.component],

@@ -39,7 +39,7 @@ def by_beginning(state: State, project: str, name: str, since: float, until: flo
         stop = max(stops, default=None)
         pairs = {pair for pair, was_so in said if was_so or pair == stop} | set(new)
         wanted = {pair for pair in pairs if stop is None or pair >= stop}
-        rows = state.rows({(project, id_) for _, id_ in wanted})
+        rows = state.rows({(project, id_) for _, id_ in wanted}, (name,))
         order = state.live.tables[state.view.name][name].info["history"].order
         for begun, id_ in wanted:
             key = project, id_

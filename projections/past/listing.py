@@ -59,15 +59,17 @@ def listed(
         behind, more = looked.last, min(2 * more, MOST - rows)
 
 
-def by_id(state: State, project: str, id_: Column[Any], *conditions: ColumnElement[bool]) -> Find:
-    """For a list in the order of ids: the live table has every id that there ever was."""
+def by_id(
+    state: State, project: str, id_: Column[Any], *conditions: ColumnElement[bool], tables: Sequence[str]
+) -> Find:
+    """For a list in the order of ids, which shows these tables: the live one has every id that there ever was."""
 
     def find(behind: Sequence[Any] | None, most: int) -> Looked:
         statement = select(id_).where(id_.table.c.project == project, *conditions)
         if behind is not None:
             statement = statement.where(id_ > behind[0])
         ids = state.live.connection.execute(statement.order_by(id_).limit(most)).scalars().all()
-        state.take([(project, x) for x in ids])
+        state.take([(project, x) for x in ids], tables)
         return Looked(len(ids), ids[-1:] if len(ids) == most else None)
 
     return find

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import Table, select, tuple_
+from sqlalchemy import Table, func, select, tuple_
 
 from projections.columns import without_nul
 from projections.history import History, Key, whole_buckets
@@ -17,6 +17,8 @@ from projections.store import Reading
 from projections.view import Place, View
 from projections.writing import Row
 
+MOST = 2_000
+"""Rows that are made of what one question of a key shows beside its own row, such as a component's signals."""
 Rows = dict[str, dict[Key, Row]]
 """By table and key."""
 
@@ -32,26 +34,34 @@ class State:
     tail: Tail = NOTHING
     below: Mapping[Place, int] = field(default_factory=dict)
     """The buckets of a place that lie before the cut are smaller than this."""
-    _made: dict[Key, Rows] = field(default_factory=dict)
+    _made: dict[str, dict[Key, dict[Key, Row]]] = field(default_factory=dict)
 
-    def take(self, keys: Iterable[Key]) -> None:
-        """Show what there was of these keys: (project, id)."""
-        self.show(self.rows(list(keys)).values())
+    def take(self, keys: Iterable[Key], tables: Collection[str] | None = None) -> None:
+        """Show what there was of these keys, (project, id), in these tables, or all."""
+        self.show(self.rows(list(keys), tables).values())
 
     def of(self, project: str, id_: str) -> Reading:
         """Show one key; what the view's query of one reads."""
         self.take([(project, without_nul(id_))])
         return self.reading
 
-    def rows(self, keys: Collection[Key]) -> dict[Key, Rows]:
-        """What there was of each key, in all tables whose keys begin with it; each is made once."""
-        missing = [key for key in keys if key not in self._made]
-        self._made.update({key: {} for key in missing})
+    def rows(self, keys: Collection[Key], tables: Collection[str] | None = None) -> dict[Key, Rows]:
+        """What there was of each key, in those tables whose keys begin with it; each is made once."""
+        found: dict[Key, Rows] = {key: {} for key in keys}
         for name, table in self.live.tables[self.view.name].items():
-            if "history" in table.info and len(table.primary_key) > 1:
+            if "history" not in table.info or len(table.primary_key) == 1:
+                continue
+            if tables is not None and name not in tables:
+                continue
+            made = self._made.setdefault(name, {})
+            if missing := [key for key in keys if key not in made]:
+                made.update({key: {} for key in missing})
                 for key, row in self.of_table(name, missing).items():
-                    self._made[key[:2]].setdefault(name, {})[key] = row
-        return {key: self._made[key] for key in keys}
+                    made[key[:2]][key] = row
+            for key in keys:
+                if made[key]:
+                    found[key][name] = made[key]
+        return found
 
     def of_table(self, name: str, keys: Collection[Key]) -> dict[Key, Row]:
         """The rows of one table whose keys begin with one of these."""
@@ -69,13 +79,18 @@ class State:
         return {key: merged(table, rows) for key, rows in changes.items()}
 
     def _whole(self, table: Table, history: History, keys: Collection[Key]) -> list[Key]:
-        """The history's keys that begin with these; the live table has every one that there ever was."""
+        """The history's keys that begin with these; the live table has every one that there ever was.
+
+        Of more than MOST those that were last seen, by now.
+        """
         given = len(next(iter(keys), ()))
         if given in (0, len(history.keys)):
             return list(keys)
         c = [table.c[name] for name in history.keys]
-        begin = tuple_(*c[:given]).in_(keys)
-        return [tuple(row) for row in self.live.connection.execute(select(*c).where(begin).distinct())]
+        some = select(*c).where(tuple_(*c[:given]).in_(keys)).group_by(*c).limit(MOST)
+        if "stamp" in table.c:
+            some = some.order_by(func.max(table.c.stamp).desc(), *c)
+        return [tuple(row) for row in self.live.connection.execute(some)]
 
     def show(self, rows: Iterable[Rows]) -> None:
         """Put rows where the view's queries look for them."""

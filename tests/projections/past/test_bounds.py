@@ -16,12 +16,13 @@ from projections.agents import Agents
 from projections.components import Components
 from projections.events import Events
 from projections.history import Key
-from projections.past import asking, listing
+from projections.past import asking, listing, state
 from projections.past.cut import shown
 from projections.past.state import Rows, State
 from projections.position import encode, position_of
 from projections.runs import Runs
 from projections.store import Store
+from projections.view import Place
 from schemas import events as e
 from tests.projections.material import BEGIN, Log, store_at
 from tests.projections.past.conftest import BUCKET
@@ -101,9 +102,9 @@ async def test_a_page_looks_at_so_many_rows_and_no_more(
     taken: list[int] = []
     whole = State.rows
 
-    def rows(self: State, keys: Collection[Key]) -> dict[Key, Rows]:
+    def rows(self: State, keys: Collection[Key], tables: Collection[str] | None = None) -> dict[Key, Rows]:
         taken.append(len(keys))
-        return whole(self, keys)
+        return whole(self, keys, tables)
 
     monkeypatch.setattr(State, "rows", rows)
     for path, question, all_of_them in (
@@ -125,6 +126,37 @@ async def test_a_page_looks_at_so_many_rows_and_no_more(
             params["cursor"] = body["next"]
         assert len(seen) == len(set(seen)) == all_of_them
         assert pages > 1 or path == "/v1/agents"
+
+
+async def test_a_list_makes_no_more_than_it_shows(
+    store: Store, memory: MemoryLog, client: httpx.AsyncClient
+) -> None:
+    """A component may have any number of signals, which its list has not: they are not looked at."""
+    grown(memory.log, store, 40)
+    statements: list[str] = []
+    event.listen(store._reader, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    token = encode(position_of([memory.log.ends]))
+    for path, looks in (("/v1/components", False), ("/v1/components/c", True)):
+        statements.clear()
+        assert (await client.get(path, params={"at": token})).status_code == 200
+        assert any("component_signals" in statement for statement in statements) == looks
+
+
+async def test_one_component_looks_at_so_many_signals(
+    store: Store, memory: MemoryLog, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were last seen, by now; all else of it is as it was."""
+    monkeypatch.setattr(state, "MOST", 5)
+    for number in range(60):
+        memory.log.append(
+            e.Signal(component="c", kind="metric", name=f"n{number % 20:02}", value=1.0), partition=number % 2
+        )
+    start: dict[Place, int | None] = dict.fromkeys(memory.log.ends)
+    store.apply("components", 1, memory.log.entries, start, memory.log.ends)
+    token = encode(position_of([memory.log.ends]))
+    now = (await client.get("/v1/components/c")).json()
+    then = (await client.get("/v1/components/c", params={"at": token})).json()
+    assert (now.pop("last_signals")[:5], now) == (then.pop("last_signals"), then)
 
 
 async def test_the_next_page_reads_no_records(
