@@ -1,7 +1,7 @@
 """What all questions have in common: whose project, how fresh, which page; and how they are answered."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Self, TypeVar
@@ -17,6 +17,7 @@ from projections.past import BadMoment, Past, State
 from projections.position import Position, decode, encode, position_of
 from projections.problem import documented
 from projections.store import Reading, Store
+from projections.view import Offsets
 from schemas.envelope import format_time
 
 T = TypeVar("T")
@@ -149,7 +150,7 @@ class Door:
                 cut = await self.past.cut(question.at, views, question.deadline_s)
                 async with reading:
                     found = await self.past.ask(views, cut, lambda state: then(state, without_nul(project)))
-                return found, encode(position_of([cut]))
+                return found, self._token(views, [cut])
             if question.at_least is not None:
                 position = decode(question.at_least)
                 end = time.monotonic() + question.deadline_s
@@ -160,7 +161,14 @@ class Door:
 
     def _read(self, views: Sequence[str], query: Callable[[Reading, str], T], project: str) -> tuple[T, str]:
         with self.store.read(*views) as reading:
-            return query(reading, project), encode(position_of(reading.offsets.values()))
+            return query(reading, project), self._token(views, reading.offsets.values())
+
+    def _token(self, views: Sequence[str], offsets: Iterable[Offsets]) -> str:
+        """Names every topic that the views read, also those of which there was nothing yet."""
+        read: dict[str, Mapping[int, int]] = {
+            topic.name: {} for view in views for topic in self.store.views[view].topics
+        }
+        return encode({**read, **position_of(offsets)})
 
 
 def moment(seconds: float) -> str:

@@ -16,6 +16,7 @@ from projections.history import first_of, whole_buckets
 from projections.past.cut import BadMoment, Cut, Log, gone, moment_of, tails
 from projections.past.state import State, state_at
 from projections.past.tail import Tail, counted, remembers, tail_of
+from projections.position import Position
 from projections.store import Reading, Store
 from projections.view import Place, Tables, View
 from schemas.errors import DeadlineExceeded, HeadwaterError
@@ -56,6 +57,9 @@ class Past:
     async def cut(self, at: str, views: Sequence[str], deadline_s: float) -> dict[Place, int]:
         """The cut that `at` means for these views, once they all have read it.
 
+        A token has to name the topics that the first of them reads; of a topic that it does not name nothing is in
+        the cut.
+
         Raises BadMoment, BadToken, OffsetOutOfRange, DeadlineExceeded, BrokerUnavailable.
         """
         end = time.monotonic() + deadline_s
@@ -70,6 +74,8 @@ class Past:
             cut = {place: offset for place, offset in cut.items() if place[0] in topics}
         for view in asked:
             await self._read(view, cut, deadline_s, end)
+        if not isinstance(moment, int):
+            await self._refuse_strange(moment, asked[0])
         return cut
 
     async def ask(self, views: Sequence[str], cut: Cut, query: Callable[[State], T]) -> T:
@@ -129,6 +135,20 @@ class Past:
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.3, _LONGEST_POLL_S)
+
+    async def _refuse_strange(self, position: Position, view: View) -> None:
+        """Raise BadMoment for a position that says nothing of a topic which the view has records of.
+
+        Events of other topics are what they are without it: there one topic is enough.
+        """
+        _, offsets = await asyncio.to_thread(self._store.live, view.name)
+        there = {topic for (topic, _), offset in offsets.items() if offset}
+        strange = there - position.keys()
+        if strange and (remembers(view) or strange == there):
+            raise BadMoment(
+                f"this position says nothing of {', '.join(sorted(strange))}, of which view {view.name} is made",
+                hint="send a time, or the `position` of an answer of the same kind",
+            )
 
     async def _make_known(self, key: _Asked, view: View) -> _Known:
         async with self._making:  # one at a time: it takes memory, and the whole process's time

@@ -228,12 +228,14 @@ async def test_a_run_is_shown_with_its_timeline(client: httpx.AsyncClient) -> No
 
 
 async def test_every_answer_says_what_it_reflects(client: httpx.AsyncClient, app: FastAPI) -> None:
-    """The position of a list is that of its view; that of a run is what its row and timeline share."""
+    """The position of a list is that of its view, with every topic; that of a run what its row and timeline share."""
     for path in LISTS:
         body = (await client.get(f"/v1/{path}")).json()
-        _, offsets = app.state.store.live(path.replace("-", "_"))
+        name = path.replace("-", "_")
+        _, offsets = app.state.store.live(name)
         assert decode(body["position"]) == {
-            topic: {p: o for (t, p), o in offsets.items() if t == topic} for topic, _ in offsets
+            topic.name: {p: o for (t, p), o in offsets.items() if t == topic.name}
+            for topic in app.state.store.views[name].topics
         }
 
 

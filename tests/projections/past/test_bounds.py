@@ -267,6 +267,7 @@ async def test_a_view_that_was_rebuilt_meanwhile_is_asked_again(store: Store, me
 
 
 TOKEN = encode({"agent.runs": {0: 1}})
+OF_SIGNALS = encode({"signals": {0: 1}})
 
 
 @pytest.mark.parametrize(
@@ -286,8 +287,12 @@ TOKEN = encode({"agent.runs": {0: 1}})
         (f"/v1/effects?at={TOKEN}", 422, "invalid-request", "of these no past is kept"),
         (f"/v1/views/mine?at={TOKEN}", 422, "invalid-request", "of these no past is kept"),
         (f"/v1/runs/r000005?at={TOKEN}", 404, "not-found", "r000005"),
-        (f"/v1/components/c?at={TOKEN}", 404, "not-found", "'c'"),
-        (f"/v1/agents?at={TOKEN}&cursor=garbage", 400, "bad-cursor", "cursor"),
+        (f"/v1/components/d?at={OF_SIGNALS}", 404, "not-found", "'d'"),
+        (f"/v1/components/c?at={TOKEN}", 400, "bad-moment", "says nothing of signals"),
+        (f"/v1/runs?at={OF_SIGNALS}", 400, "bad-moment", "says nothing of agent.runs"),
+        (f"/v1/runs?at={encode({})}", 400, "bad-moment", "says nothing of agent.runs"),
+        (f"/v1/events?correlation_id=r000001&at={OF_SIGNALS}", 400, "bad-moment", "says nothing of agent.runs"),
+        (f"/v1/agents?at={OF_SIGNALS}&cursor=garbage", 400, "bad-cursor", "cursor"),
     ],
 )  # fmt: skip
 async def test_bad_questions_get_a_problem(
@@ -301,6 +306,30 @@ async def test_bad_questions_get_a_problem(
     )
     assert answer.json()["type"] == f"urn:headwater:problem:{kind}"
     assert says in answer.json()["detail"]
+
+
+async def test_a_token_names_topics_without_records_too(
+    store: Store, memory: MemoryLog, client: httpx.AsyncClient
+) -> None:
+    """A view's own token is good for ever: also once there are records of a topic that had none then.
+
+    That of a list of runs is good for each of them, and for its events.
+    """
+    grown(memory.log, store, 20)
+    then = (await client.get("/v1/agents")).json()
+    start, number = dict(memory.log.ends), len(memory.log.entries)
+    memory.log.append(e.AgentAnnounced(agent_id="b", role="r", version="1", capabilities=[], models=[]))
+    (place,) = memory.log.ends.keys() - start.keys()
+    for name in ("agents", "events"):
+        store.apply(name, 1, memory.log.entries[number:], {place: None}, {place: 1})
+    for _ in range(2):
+        answer = await client.get("/v1/agents", params={"at": then["position"]})
+        assert answer.json() == then
+        then = answer.json()
+    assert (await client.get("/v1/agents", params={"at": OF_SIGNALS})).status_code == 400
+    of_runs = (await client.get("/v1/runs")).json()["position"]
+    for path in ("/v1/runs/r000001?", "/v1/events?correlation_id=r000001&"):
+        assert (await client.get(f"{path}at={of_runs}")).status_code == 200
 
 
 async def test_a_time_that_comes_within_the_deadline_is_waited_for(
