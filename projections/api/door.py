@@ -147,9 +147,12 @@ class Door:
             if then is not None and isinstance(question, PastQuestion) and question.at is not None:
                 if self.past is None:
                     raise BadMoment("the past is not kept here", hint="leave `at` out")
+                end = time.monotonic() + question.deadline_s
                 cut = await self.past.cut(question.at, views, question.deadline_s)
                 async with reading:
-                    found = await self.past.ask(views, cut, lambda state: then(state, without_nul(project)))
+                    found = await self.past.ask(
+                        views, cut, lambda state: then(state, without_nul(project)), end - time.monotonic()
+                    )
                 return found, self._token(views, [cut])
             if question.at_least is not None:
                 position = decode(question.at_least)

@@ -24,8 +24,19 @@ from schemas.errors import DeadlineExceeded, HeadwaterError
 T = TypeVar("T")
 KEPT_BYTES = 32 * 1024 * 1024
 """What is kept of cuts that were asked for, so that the next page of one reads no records."""
+KEPT_CUTS = 500
+_CUT_BYTES, _PLACE_BYTES = 2_000, 300
+"""What a cut takes however small its tail, and each place in it."""
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.05
 _ATTEMPTS = 3
+
+
+class _Gone(Exception):
+    """The log has lost what a cut needs of a place."""
+
+    def __init__(self, place: Place, starts: Mapping[Place, int]) -> None:
+        super().__init__(place)
+        self.place, self.starts = place, starts
 
 
 class _Replaced(HeadwaterError):
@@ -39,6 +50,12 @@ class _Known:
     made_for: str
     tail: Tail
     standing: Mapping[Place, int]
+    places: int
+
+    @property
+    def size(self) -> int:
+        """About what it takes in bytes, and its cut."""
+        return self.tail.size + _CUT_BYTES + _PLACE_BYTES * self.places
 
 
 _Asked = tuple[str, frozenset[tuple[Place, int]]]
@@ -78,8 +95,12 @@ class Past:
             await self._refuse_strange(moment, asked[0])
         return cut
 
-    async def ask(self, views: Sequence[str], cut: Cut, query: Callable[[State], T]) -> T:
+    async def ask(
+        self, views: Sequence[str], cut: Cut, query: Callable[[State], T], deadline_s: float = 10.0
+    ) -> T:
         """What `query` says of the state of the first view at the cut, and of the others beside it.
+
+        After the deadline nothing more is found out of what cannot be answered.
 
         Raises OffsetOutOfRange, BrokerUnavailable, ViewNotReady.
         """
@@ -87,8 +108,12 @@ class Past:
         if not remembers(view):
             return await run_in_threadpool(self._query, views, cut, None, query)
         key = view.name, frozenset(_of_view(cut, view).items())
+        end = time.monotonic() + deadline_s
         for _ in range(_ATTEMPTS):
-            known = self._known.get(key) or await self._make_known(key, view)
+            try:
+                known = self._known.get(key) or await self._make_known(key, view)
+            except _Gone as lost:  # asked outside of the lock, which all wait for
+                raise await gone(self._log, lost.place, lost.starts, end - time.monotonic()) from None
             self._known.move_to_end(key)
             try:
                 return await run_in_threadpool(self._query, views, cut, known, query)
@@ -119,7 +144,7 @@ class Past:
         for place, offset in cut.items():
             # What is the first of all that is left may be of that time, or any later one.
             if 0 < starts[place] >= offset:
-                raise await gone(self._log, place, starts)
+                raise await gone(self._log, place, starts, end - time.monotonic())
         return {place: offset for place, offset in cut.items() if offset}
 
     async def _read(self, view: View, cut: Cut, deadline_s: float, end: float) -> None:
@@ -155,8 +180,9 @@ class Past:
             known = self._known.get(key)
             if known is None:
                 known = self._known[key] = await self._make(view, dict(key[1]))
-                while len(self._known) > 1 and sum(k.tail.size for k in self._known.values()) > KEPT_BYTES:
-                    self._known.popitem(last=False)
+                size = sum(k.size for k in self._known.values())
+                while len(self._known) > 1 and (size > KEPT_BYTES or len(self._known) > KEPT_CUTS):
+                    size -= self._known.popitem(last=False)[1].size
             return known
 
     async def _make(self, view: View, cut: Cut) -> _Known:
@@ -167,7 +193,7 @@ class Past:
             if first_of(whole_buckets(offset)) < starts[place]:
                 # While the view stands there, the bucket that is open tells how it is.
                 if offsets.get(place) != offset:
-                    raise await gone(self._log, place, starts)
+                    raise _Gone(place, starts)
                 standing[place] = offset
                 ranges.pop(place, None)
         entries = await self._log.read(ranges)
@@ -176,7 +202,7 @@ class Past:
             with self._store.read(view.name) as live:
                 _require(live, view, cut)
                 tables, ours = live.tables[view.name], counted(live, view, entries, ranges)
-            return _Known(_made_for(tables), tail_of(view, tables, ours), standing)
+            return _Known(_made_for(tables), tail_of(view, tables, ours), standing, len(cut))
 
         return await run_in_threadpool(make)
 

@@ -39,8 +39,11 @@ class Log(Protocol):
         Raises OffsetOutOfRange where they are gone.
         """
 
-    async def stamped(self, offsets: Mapping[Place, int]) -> int | None:
-        """When the broker had stamped a record at or after each of these offsets (ms); None: not yet."""
+    async def stamped(self, offsets: Mapping[Place, int], within_s: float) -> int | None:
+        """When the broker had stamped a record at or after each of these offsets (ms).
+
+        None: not yet, or that was not found out in time; nobody else's question waits for it.
+        """
 
 
 def moment_of(at: str) -> int | Position:
@@ -74,11 +77,11 @@ def tails(cut: Cut) -> dict[Place, tuple[int, int]]:
     return {place: (begins[place], offset) for place, offset in cut.items() if begins[place] < offset}
 
 
-async def gone(log: Log, place: Place, starts: Mapping[Place, int]) -> OffsetOutOfRange:
+async def gone(log: Log, place: Place, starts: Mapping[Place, int], within_s: float) -> OffsetOutOfRange:
     """The log has lost what a cut needs of a place: an error that says from when on it can be asked."""
     # The first whole buckets, and a record before each: a time then finds its place among what is there.
     firsts = {p: first_of(whole_buckets(start - 1) + 1) for p, start in starts.items() if start}
-    ms = await log.stamped(firsts)
+    ms = await log.stamped(firsts, within_s)
     topic, partition = place
     return OffsetOutOfRange(
         f"{topic}/{partition} begins at offset {starts[place]} by now: "

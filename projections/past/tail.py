@@ -15,15 +15,19 @@ from projections.history import History, Key
 from projections.store import Reading
 from projections.view import Entry, Place, Tables, View
 
+_KEY_BYTES, _PART_BYTES = 200, 60
+"""What an object of Python's takes beside its text: a key with its place in a dict, each part of it."""
 SCRATCH = database.scratch()
 """Each connection is a database of its own, gone when it is closed."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """By table and key, in the form of a history; `ordered` are the values of its order by project."""
+    """By table and key, in the form of a history; `ordered` are the values of its order by project.
 
-    records: int
+    `size` is about what it takes in bytes.
+    """
+
     size: int
     kept: Mapping[str, Mapping[Key, bytes]]
     ordered: Mapping[str, Sequence[tuple[float, str]]]
@@ -40,7 +44,7 @@ class Tail:
         return list(reversed(known[max(low, high - most) : high]))
 
 
-NOTHING = Tail(0, 0, {}, {})
+NOTHING = Tail(0, {}, {})
 
 
 def remembers(view: View) -> bool:
@@ -93,5 +97,13 @@ def tail_of(view: View, live: Tables, entries: Sequence[Entry]) -> Tail:
                         ordered.setdefault(project, []).append((row[history.order], id_))
     for pairs in ordered.values():
         pairs.sort()
-    size = sum(200 + len(data) for of_table in kept.values() for data in of_table.values())
-    return Tail(len(entries), size, kept, ordered)
+    size = sum(
+        _KEY_BYTES
+        + _PART_BYTES * len(key)
+        + sum(len(part) for part in key if isinstance(part, str))
+        + len(data)
+        for of_table in kept.values()
+        for key, data in of_table.items()
+    )
+    size += sum(_KEY_BYTES + _PART_BYTES + len(id_) for pairs in ordered.values() for _, id_ in pairs)
+    return Tail(size, kept, ordered)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -23,7 +22,8 @@ from streams.views.positions_kafka import ANSWER_S, CONNECT_S, KafkaOffsets
 from streams.views.source import Decoder
 
 _POLL_MS = 100
-_LOOK_S = 2.0
+_LOOK_S = 3.0
+"""Where nothing has come yet at an offset, its stamp is waited for in vain. Connecting takes a part of this."""
 
 T = TypeVar("T")
 _RECORDS = Counter("headwater_past_records", "Records read to tell how views were.", registry=REGISTRY)
@@ -35,10 +35,10 @@ class KafkaPast:
     def __init__(self, settings: Settings, offsets: KafkaOffsets, codec: Codec) -> None:
         self._settings = settings
         self._offsets = offsets
-        self._codec = codec
         self._decoder = Decoder(codec, keep_bytes=0)
-        self._consumer: AIOKafkaConsumer | None = None
-        self._lock = asyncio.Lock()
+        self._records = _Reader(settings, codec)
+        self._stamps = _Reader(settings, codec)
+        """Of its own: what is gone is asked for in vain, and holds up nobody who can be answered."""
 
     async def check(self, position: Mapping[Place, int]) -> None:
         """See `projections.past.Log`."""
@@ -56,21 +56,24 @@ class KafkaPast:
         """See `projections.past.Log`."""
         if not ranges:
             return []
-        records = await self._alone(lambda consumer: self._between(consumer, ranges))
+        records = await self._records.alone(lambda consumer: self._between(consumer, ranges))
         _RECORDS.inc(len(records))
         await self._decoder.learn(records)
         entries, _ = await asyncio.to_thread(self._decoder.entries, records)
         return entries
 
-    async def stamped(self, offsets: Mapping[Place, int]) -> int | None:
-        """See `projections.past.Log`."""
-        return await self._alone(lambda consumer: self._stamps(consumer, offsets))
+    async def stamped(self, offsets: Mapping[Place, int], within_s: float) -> int | None:
+        """See `projections.past.Log`; at most _LOOK_S."""
+        try:
+            async with asyncio.timeout(min(within_s, _LOOK_S)):
+                return await self._stamps.alone(lambda consumer: self._latest(consumer, offsets))
+        except TimeoutError:
+            return None
 
     async def close(self) -> None:
         """Disconnect."""
-        if self._consumer is not None:
-            await close(self._consumer)
-        self._consumer = None
+        await self._records.close()
+        await self._stamps.close()
 
     async def _between(
         self, consumer: AIOKafkaConsumer, ranges: Mapping[Place, tuple[int, int]]
@@ -88,12 +91,10 @@ class KafkaPast:
                     consumer.pause(tp)
         return found
 
-    async def _stamps(self, consumer: AIOKafkaConsumer, offsets: Mapping[Place, int]) -> int | None:
-        todo = self._go(consumer, offsets)
-        latest, end = 0, time.monotonic() + _LOOK_S
+    async def _latest(self, consumer: AIOKafkaConsumer, offsets: Mapping[Place, int]) -> int:
+        """The latest of the stamps at these offsets, or of what comes next there: for as long as it takes."""
+        todo, latest = self._go(consumer, offsets), 0
         while todo:
-            if time.monotonic() > end:
-                return None
             for tp, messages in (await consumer.getmany(*todo, timeout_ms=_POLL_MS, max_records=1)).items():
                 latest = max(latest, messages[0].timestamp)
                 del todo[tp]
@@ -110,15 +111,24 @@ class KafkaPast:
             consumer.seek(tp, offsets[place])
         return tps
 
-    async def _alone(self, ask: Callable[[AIOKafkaConsumer], Awaitable[T]]) -> T:
-        """One reading at a time; a client that failed is thrown away."""
+
+class _Reader:
+    """A client that reads committed records for one question at a time; one that failed is thrown away."""
+
+    def __init__(self, settings: Settings, codec: Codec) -> None:
+        self._settings = settings
+        self._codec = codec
+        self._consumer: AIOKafkaConsumer | None = None
+        self._lock = asyncio.Lock()
+
+    async def alone(self, ask: Callable[[AIOKafkaConsumer], Awaitable[T]]) -> T:
+        """What `ask` finds out. Raises OffsetOutOfRange, BrokerUnavailable."""
         async with self._lock:
             try:
                 if self._consumer is None:
                     self._consumer = await self._connected()
                 async with asyncio.timeout(ANSWER_S):
-                    found = await ask(self._consumer)
-                self._consumer.assign([])
+                    return await ask(self._consumer)
             except OffsetOutOfRangeError as error:
                 await self.close()
                 raise OffsetOutOfRange(
@@ -129,7 +139,15 @@ class KafkaPast:
                 raise BrokerUnavailable(
                     f"Kafka did not give the records of then: {error!r}", hint="see `headwater status`"
                 ) from error
-            return found
+            finally:
+                if self._consumer is not None:
+                    self._consumer.assign([])  # else it fetches on
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._consumer is not None:
+            await close(self._consumer)
+        self._consumer = None
 
     async def _connected(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,6 +32,11 @@ class MemoryLog:
         self.begin: dict[Place, int] = {}
         """First offsets, of places that lost some."""
         self.read_records = self.readings = 0
+        self.stamps = asyncio.Event()
+        """Stamps are told from when on this is set, as it is."""
+        self.stamps.set()
+        self.within_s: list[float] = []
+        """How long each question about stamps had."""
 
     async def check(self, position: Mapping[Place, int]) -> None:
         """See `projections.past.Log`."""
@@ -65,8 +71,10 @@ class MemoryLog:
         self.read_records += len(found)
         return found
 
-    async def stamped(self, offsets: Mapping[Place, int]) -> int | None:
+    async def stamped(self, offsets: Mapping[Place, int], within_s: float) -> int | None:
         """See `projections.past.Log`."""
+        self.within_s.append(within_s)
+        await self.stamps.wait()
         latest = 0
         for place, offset in offsets.items():
             later = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -171,18 +173,39 @@ async def test_the_next_page_reads_no_records(
     assert memory.readings == 1
 
 
+@pytest.mark.parametrize(("most", "cuts"), [({"KEPT_BYTES": 40_000}, 30), ({"KEPT_CUTS": 4}, 5)])
 async def test_kept_cuts_take_so_many_bytes(
-    store: Store, memory: MemoryLog, monkeypatch: pytest.MonkeyPatch
+    store: Store, memory: MemoryLog, monkeypatch: pytest.MonkeyPatch, most: dict[str, int], cuts: int
 ) -> None:
-    """What was asked for longest ago is let go where the limit is reached; the last one stays."""
+    """What was asked for longest ago is let go where the limit, or their number, is reached; the last one stays."""
     grown(memory.log, store, 60)
     past = asking.Past(store, memory)
-    monkeypatch.setattr(asking, "KEPT_BYTES", 5_000)
+    for name, value in most.items():
+        monkeypatch.setattr(asking, name, value)
     for back in range(30):
         cut = {p: end - back for p, end in memory.log.ends.items()}
         await past.ask(["runs"], cut, lambda _: None)
-        assert sum(k.tail.size for k in list(past._known.values())[:-1]) <= 5_000
-    assert 1 <= len(past._known) < 30
+        assert sum(k.size for k in list(past._known.values())[:-1]) <= most.get("KEPT_BYTES", 2**20)
+    assert 1 < len(past._known) < cuts
+
+
+async def test_kept_cuts_are_counted_as_what_they_take(store: Store, memory: MemoryLog) -> None:
+    """The count is about what memory they take: no less than half, for many small cuts as for large ones."""
+    grown(memory.log, store, 400)
+    past = asking.Past(store, memory)
+    tracemalloc.start()
+    try:
+        for back in range(1, 120):
+            cut = {p: end - back for p, end in memory.log.ends.items()}
+            await past.ask(["runs"], cut, lambda _: None)
+            if back == 20:  # statements and tables are made once
+                before, start = sum(k.size for k in past._known.values()), tracemalloc.get_traced_memory()[0]
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - start
+    finally:
+        tracemalloc.stop()
+    counted = sum(k.size for k in past._known.values()) - before
+    assert taken / 2 < counted < 3 * taken
 
 
 async def test_what_is_not_read_yet_is_waited_for(
@@ -231,6 +254,26 @@ async def test_what_the_log_lost_is_gone(store: Store, memory: MemoryLog, client
     assert (answer.status_code, len(answer.json()["items"])) == (200, len(begun))
     memory.begin = {runs: 4 * BUCKET}  # nothing tells whether what is gone was before
     assert (await client.get("/v1/runs", params={"at": shown(first)})).status_code == 410
+
+
+async def test_what_is_gone_holds_up_nobody(
+    store: Store, memory: MemoryLog, client: httpx.AsyncClient
+) -> None:
+    """While one question waits for the time since which it can be asked, others are answered; it has its deadline."""
+    grown(memory.log, store, 100)
+    memory.begin = {("agent.runs", 0): 2 * BUCKET}
+    lost = encode(position_of([memory.log.ends | {("agent.runs", 0): BUCKET}]))
+    memory.stamps.clear()
+    waiting = asyncio.create_task(client.get("/v1/runs", params={"at": lost, "deadline_s": 3}))
+    while not memory.within_s:  # noqa: ASYNC110 - it is asked by another task
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        answer = await client.get("/v1/runs", params={"at": encode(position_of([memory.log.ends]))})
+    assert answer.status_code == 200
+    assert not waiting.done()
+    memory.stamps.set()
+    assert (await waiting).status_code == 410
+    assert all(0 < within_s <= 3 for within_s in memory.within_s)
 
 
 async def test_a_place_that_stands_still_needs_no_records(
