@@ -117,7 +117,7 @@ class History:
                         row[self.order] = new.get(self.order)
                 row["data"] = known[(*key, topic, partition)] = _pack(kept)
                 rows.append(row)
-        _replacing(self.table, connection.dialect.name)(connection, rows)
+        replacing(self.table, connection.dialect.name)(connection, rows)
 
     def latest(self, connection: Connection, below: Mapping[Key, int]) -> dict[Key, bytes]:
         """What places contributed to keys by the end of the last bucket smaller than `below` says.
@@ -158,11 +158,6 @@ class History:
 
     def _row(self, values: list[Any]) -> Row:
         return {n: value for n, value in zip(self._names, values, strict=True) if value is not None}
-
-
-@lru_cache(maxsize=256)
-def _replacing(table: Table, dialect: str) -> Callable[[Connection, Sequence[Row]], None]:
-    return replacing(table, dialect)
 
 
 @lru_cache(maxsize=256)

@@ -228,12 +228,7 @@ def _keeping_first(table: Table, dialect: str) -> Writing:
 
 def put(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows; one whose key is there replaces it."""
-    _putting(table, connection.dialect.name)(connection, rows)
-
-
-@lru_cache(maxsize=256)
-def _putting(table: Table, dialect: str) -> Writing:
-    return replacing(table, dialect)
+    replacing(table, connection.dialect.name)(connection, rows)
 
 
 def put_new(connection: Connection, table: Table, rows: Sequence[Row]) -> None:

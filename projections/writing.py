@@ -8,6 +8,7 @@ as one JSON array. What the two would keep differently, or not at all, is settle
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import isinf
 from operator import itemgetter
 from typing import Any
@@ -94,8 +95,9 @@ class Writing:
                 _refuse_long(rows, names)
 
 
+@lru_cache(maxsize=256)
 def replacing(table: Table, dialect: str) -> Writing:
-    """An insert by which a row takes the place of one with its key."""
+    """An insert by which a row takes the place of one with its key; made once a table."""
     others = [c.name for c in table.columns if not c.primary_key]
 
     def conflict(upsert: Upsert) -> Insert:

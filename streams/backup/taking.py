@@ -125,6 +125,7 @@ class Room:
 
     def __init__(self, settings: Settings, path: Path) -> None:
         self._folder = path.parent
+        self._smaller = "" if path.suffix in COMPRESSED else f", or end the name in {COMPRESSED[0]}"
         device = self._folder.stat().st_dev
         self._same = settings.embedded and any(
             existing(place).stat().st_dev == device for place in places(settings)
@@ -143,7 +144,7 @@ class Room:
         kept = f", {self._reserve / 2**20:,.0f} MiB are in reserve for the log" if self._same else ""
         raise DiskFull(
             f"the backup {takes}: {self._folder} has {free / 2**20:,.1f} MiB free{kept}",
-            hint=f"name a place with more room, or end the name in {COMPRESSED[0]}",
+            hint=f"name a place with more room{self._smaller}",
         )
 
 
