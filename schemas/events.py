@@ -302,13 +302,14 @@ class FoldCutOver(Event):
 
 
 class FoldReady(Event):
-    """The worker of a partition could switch a fold to a version at once."""
+    """The worker of a partition could switch a fold to a version at once; or, with `error`, will not get ready."""
 
     fold: Name
     cut_over_id: Name
     version: Annotated[int, Field(ge=1)]
     topic: Name
     partition: Annotated[int, Field(ge=0)]
+    error: Annotated[str | None, Field(description="Why the worker gave up; null: it is ready.")] = None
 
 
 class FoldSwitched(Event):

@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+import structlog
+
 from processors.fold import Fold
 from schemas.codec import Record
 from schemas.events import Tick
@@ -22,10 +24,13 @@ from streams.folding.ticks import ticks_of
 from streams.folding.wakes import LIVE
 from streams.partitions.log import Log, Send
 
+log = structlog.get_logger()
 _CHUNK = 200
 """Records folded at a time: so many that others do not wait long."""
 NEAR = 2_000
 """From so many offsets behind, two full batches, the rest is folded in one go: else it might never be level."""
+MOST_RAISED = 10
+"""Records on which a version with state may raise: after each its partition is folded from the beginning."""
 
 
 class Candidate:
@@ -37,6 +42,8 @@ class Candidate:
     def __init__(self, fold: Fold[Any], beside: Engine, source: Log, first: int, near: int = NEAR) -> None:
         self.fold = fold
         self.beside = beside
+        self.error: str | None = None
+        """Why it gave up."""
         self._log = source
         self._first = first
         self._near = near
@@ -61,7 +68,11 @@ class Candidate:
     def level(self) -> bool:
         """Whether it stands where the version in force does: at its record, and at its time."""
         mine, other = self.engine, self.beside
-        return mine.position == other.position and mine.clocks.get(LIVE) == other.clocks.get(LIVE)
+        return (
+            self.error is None
+            and mine.position == other.position
+            and mine.clocks.get(LIVE) == other.clocks.get(LIVE)
+        )
 
     def fits(self, engine: Engine) -> bool:
         """Whether it may go on beside another engine: it has folded nothing that this one has not, or skips."""
@@ -74,8 +85,8 @@ class Candidate:
 
         Raises what the log raises.
         """
-        end = clock() + budget_s
-        while not self.level:
+        end, raised = clock() + budget_s, len(self._poison)
+        while not self.level and self.error is None:
             if self._course is None or self._stale:
                 await self._open()
             assert self._course is not None
@@ -87,10 +98,11 @@ class Candidate:
                     break  # not level, if what was recorded here since is a successor's of the one beside
             else:
                 self._give(part)
-            if clock() >= end and self.beside.position - self.engine.position > self._near:
+            near = len(self._poison) == raised and self.beside.position - self.engine.position <= self._near
+            if clock() >= end and not near:
                 break
             await asyncio.sleep(0)
-        if self.level:
+        if self.level or self.error is not None:
             await self.close()
         return self.level
 
@@ -124,9 +136,19 @@ class Candidate:
                 engine.position = part.offset
                 engine.tick(part.what.at)
         except Poison as poison:
-            self._poison[poison.skip] = poison.cause
-            self._begin()
-        engine.letters = self.letters
+            self._raised(poison)
+        else:
+            engine.letters = self.letters
+
+    def _raised(self, poison: Poison) -> None:
+        """It begins again without that, or gives up."""
+        fold, beside = self.fold, self.beside
+        place = {"topic": beside.topic.name, "partition": beside.partition}
+        log.warning("fold.candidate_raised", fold=fold.name, version=fold.version, **place, why=str(poison))
+        self._poison[poison.skip] = poison.cause
+        if len(self._poison) > MOST_RAISED:
+            self.error = f"it raises on more than {MOST_RAISED} records, last: {poison}"
+        self._begin()
 
     def _learn_skips(self) -> None:
         skips = self.engine.skips

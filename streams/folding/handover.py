@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import structlog
 
@@ -19,6 +19,8 @@ from streams.partitions.log import Log
 from streams.versions.decisions import Decisions
 
 log = structlog.get_logger()
+Progress = Literal["ready", "working", "waiting"]
+"""Of getting ready: it is; it goes on as soon as there is time; there is nothing to be done for now."""
 
 
 class Wanted(NamedTuple):
@@ -64,7 +66,7 @@ class Handover:
         self._near = near
         self._candidates: dict[str, Candidate] = {}
         self._told: set[str] = set()
-        """Cut-overs of which it was said that they could be made, or that their version is not installed."""
+        """What was said of cut-overs: that they can be made, or cannot, or that their version is not installed."""
         self._anew: set[str] = set()
         """Cut-overs that could not migrate a state."""
 
@@ -111,38 +113,45 @@ class Handover:
         first: int,
         budget_s: float,
         clock: Callable[[], float],
-    ) -> bool:
+    ) -> Progress:
         """Whether the switch could be made now; until then, each call works on it for a while.
 
-        `first` is where the log starts. A log that is away is asked again at the next call.
+        `first` is where the log starts. A log that is away is waited for.
         """
         name = slot.fold.name
         if wanted.fold.state is None or self._state(wanted, slot) == "migrate":
             await self._drop(name)
-            return True
+            return "ready"
         candidate = self._candidates.get(name)
         if candidate is None or candidate.fold.version != wanted.fold.version:
             await self._drop(name)
             candidate = self._candidates[name] = Candidate(wanted.fold, engine, self._log, first, self._near)
         try:
-            return await candidate.advance(budget_s, clock)
+            level = await candidate.advance(budget_s, clock)
         except HeadwaterError as error:
             if not error.retriable:
                 raise
             log.warning("fold.waits", fold=name, version=wanted.fold.version, why=str(error))
             await candidate.close()
-            return False
+            return "waiting"
+        if candidate.error is not None:
+            return "waiting"
+        return "ready" if level else "working"
 
     def level(self) -> list[Candidate]:
         """Those that have folded all that the version in force has."""
         return [candidate for candidate in self._candidates.values() if candidate.level]
 
-    def tell_ready(self, wanted: Wanted) -> bool:
-        """Let it be recorded that the switch could be made; false if that was done."""
-        first = self._first_time(wanted.record)
-        if first:
-            self._succession.tell_ready(wanted.record)
-        return first
+    def tell(self, wanted: Wanted, progress: Progress) -> bool:
+        """Let it be recorded that the switch could be made, or why it never could; false if that was done."""
+        candidate = self._candidates.get(wanted.fold.name)
+        error = candidate.error if candidate is not None else None
+        if (progress != "ready" and error is None) or not self._first_time(wanted.record, error):
+            return False
+        if error is not None:
+            log.error("fold.never_ready", fold=wanted.fold.name, version=wanted.fold.version, why=error)
+        self._succession.tell(wanted.record, error)
+        return True
 
     def begin(self, wanted: Wanted, slot: Slot, engine: Engine) -> Change:
         """Let the switch be recorded with the next transaction; what it makes of the engine.
@@ -171,8 +180,8 @@ class Handover:
         if candidate is not None:
             await candidate.close()
 
-    def _first_time(self, record: FoldCutOver) -> bool:
-        key = f"{record.cut_over_id}/{record.phase}"
+    def _first_time(self, record: FoldCutOver, error: str | None = None) -> bool:
+        key = f"{record.cut_over_id}/{record.phase}/{error or ''}"
         told = key in self._told
         self._told.add(key)
         return not told

@@ -102,8 +102,8 @@ class Succession:
         """The state that the version in force should have cannot be had any more: from here on it is another."""
         self._lost.add(fold)
 
-    def tell_ready(self, record: FoldCutOver) -> None:
-        """Let it be recorded that the switch that is proposed could be made."""
+    def tell(self, record: FoldCutOver, error: str | None) -> None:
+        """Let it be recorded that a switch could be made, or why it will not be."""
         self.due.append(
             FoldReady(
                 fold=record.fold,
@@ -111,6 +111,7 @@ class Succession:
                 version=record.to_version,
                 topic=self._topic.name,
                 partition=self._partition,
+                error=error,
             )
         )
 
@@ -141,7 +142,7 @@ class Succession:
     def _send(self, fact: Fact, now: float) -> Send:
         place = f"{fact.topic}/{fact.partition}"
         kind = type(fact).__name__
-        at = f"{fact.position}" if isinstance(fact, FoldSwitched) else ""
+        at = f"{fact.position}" if isinstance(fact, FoldSwitched) else fact.error or ""
         envelope = Envelope(
             id=derived_id(kind, fact.fold, fact.cut_over_id, place, at),
             source="headwater/folds",

@@ -308,11 +308,12 @@ class PartitionTask:
                 continue
             if wanted.at_once:
                 return await self._anew()
-            if not await handover.ready(wanted, slot, engine, self._first, budget_s, self._monotonic):
-                self._nudge()
-            elif wanted.decided:
+            progress = await handover.ready(wanted, slot, engine, self._first, budget_s, self._monotonic)
+            if progress == "ready" and wanted.decided:
                 return await self._switch(wanted, slot)
-            elif handover.tell_ready(wanted):
+            if progress == "working":
+                self._nudge()
+            elif handover.tell(wanted, progress):
                 self._step("switch.ready")
                 await self._commit_or_discard()
         return None

@@ -111,6 +111,8 @@ class CutOver:
     ) -> None:
         self.record = record
         self.ready: set[Place] = set()
+        self.errors: dict[Place, str] = {}
+        """Why partitions will not get ready."""
         self.switched: dict[Place, FoldSwitched] = {}
         self.places = places
         self._log = source
@@ -165,9 +167,18 @@ class CutOver:
                 if fact.cut_over_id != self.record.cut_over_id:
                     continue
                 if isinstance(fact, FoldReady):
-                    self.ready.add(place)
+                    self._said(place, fact.error)
                 else:
                     self.switched[place] = fact
+
+    def _said(self, place: Place, error: str | None) -> None:
+        """The newest word of a place counts: another worker may have it by now."""
+        self.ready.discard(place)
+        self.errors.pop(place, None)
+        if error is None:
+            self.ready.add(place)
+        else:
+            self.errors[place] = error
 
     def _counts(self) -> bool:
         standing = self._decisions.plan.folds[self.record.fold]

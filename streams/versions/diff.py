@@ -16,6 +16,7 @@ from processors.versions import Versions, versions_of
 from schemas.codec import Codec
 from schemas.errors import HeadwaterError
 from schemas.events import Tick
+from streams.folding.candidate import MOST_RAISED
 from streams.folding.course import Turn, course, turns
 from streams.folding.lineage import Segment, lineage
 from streams.folding.restore import changelog, skips_in
@@ -26,9 +27,6 @@ from streams.versions.comparing import Comparison, Given
 from streams.versions.decisions import Decisions
 from streams.versions.recorded import Held, Place, held, recorded
 from streams.versions.side import Raised, Side, Spoilt
-
-MOST_RAISED = 10
-"""Records on which a fold with state may raise: after each its partition is folded from the beginning."""
 
 
 class NotComparable(HeadwaterError):

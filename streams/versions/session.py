@@ -90,18 +90,14 @@ async def in_force(settings: Settings) -> dict[str, int]:
 async def carry_out(command: CutOver, timeout_s: float, report: Report) -> None:
     """Do it, and wait until every partition has switched.
 
-    Raises CutOverRefused, NotAllReady after `timeout_s` (then it is given up, as it is when this is
-    cancelled), or NotAllSwitched after as long again. `report` is told after each look at the log.
+    Raises CutOverRefused, NotAllReady after `timeout_s` or as soon as a worker says that it never
+    will be (then it is given up, as it is when this is cancelled), or NotAllSwitched after as long again. `report` is told after each look at the log.
     """
     await command.begin()
     if command.record.phase == "proposed":
         try:
             if not await _until(command, lambda: command.unready, timeout_s, report):
-                raise NotAllReady(
-                    f"fold {command.record.fold}: not ready for version {command.record.to_version} within "
-                    f"{timeout_s:g} s: {_listed(command.unready)}; the cut-over was given up",
-                    hint="are the folds running, each with this version installed? Long logs take longer: --timeout",
-                )
+                raise _not_ready(command, timeout_s)
         except BaseException:
             await asyncio.shield(command.cancel())
             raise
@@ -109,22 +105,43 @@ async def carry_out(command: CutOver, timeout_s: float, report: Report) -> None:
     if not await _until(command, lambda: command.unswitched, timeout_s, report):
         raise NotAllSwitched(
             f"fold {command.record.fold}: version {command.record.to_version} is decided, and not yet in force in "
-            f"{_listed(command.unswitched)}",
+            f"{_listed(command.unswitched)}{_because(command)}",
             hint="their workers switch when they run with this version installed: `headwater folds list`",
         )
+
+
+def _not_ready(command: CutOver, timeout_s: float) -> NotAllReady:
+    fold, version = command.record.fold, command.record.to_version
+    if command.errors:
+        return NotAllReady(
+            f"fold {fold}: version {version} cannot take over{_because(command)}; the cut-over was given up",
+            hint=f"see what it raises on: headwater folds diff {fold} --candidate {version}",
+        )
+    return NotAllReady(
+        f"fold {fold}: not ready for version {version} within {timeout_s:g} s: {_listed(command.unready)}; "
+        "the cut-over was given up",
+        hint="are the folds running, each with this version installed? Long logs take longer: --timeout",
+    )
+
+
+def _because(command: CutOver) -> str:
+    if not command.errors:
+        return ""
+    (topic, partition), error = min(command.errors.items())
+    return f": in {topic}/{partition} {error}"
 
 
 async def _until(
     command: CutOver, missing: Callable[[], list[Place]], timeout_s: float, report: Report
 ) -> bool:
-    """Look until nothing is missing; false when time is over."""
+    """Look until nothing is missing; false when time is over, or where something never comes."""
     end = time.monotonic() + timeout_s
     while True:
         await command.look()
         report(command)
         if not missing():
             return True
-        if time.monotonic() >= end:
+        if time.monotonic() >= end or command.errors:
             return False
         await asyncio.sleep(_LOOK_S)
 

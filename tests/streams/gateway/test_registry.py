@@ -67,7 +67,7 @@ EXAMPLES: dict[type[e.Event], e.Event] = {
         e.WebhookTested(test_id="t", webhook_id="w"),
         e.WebhookRemoved(webhook_id="w"),
         e.FoldCutOver(fold="f", cut_over_id="c", phase="decided", from_version=1, to_version=2, by="b"),
-        e.FoldReady(fold="f", cut_over_id="c", version=2, topic="signals", partition=0),
+        e.FoldReady(fold="f", cut_over_id="c", version=2, topic="signals", partition=0, error="raised"),
         e.FoldSwitched(
             fold="f",
             cut_over_id="c",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+from processors.fold import Output
 from processors.versions import NoSuchFold, by_name
-from schemas.events import FoldCutOver
+from schemas.events import Event, FoldCutOver
 from streams.folding.task import PartitionTask
 from streams.versions import session
 from streams.versions.cut_over import (
@@ -187,6 +189,28 @@ async def test_nobody_is_there() -> None:
     await bed.decisions.refresh()
     standing = bed.decisions.plan.folds["chain"]
     assert (standing.version, standing.proposed) == (1, None)
+
+
+async def test_a_version_that_cannot_take_over() -> None:
+    """The command does not wait for a version that raises on everything: it says where, on what, and gives up."""
+
+    class Broken(Chain3):
+        def on_event(self, state: Any, event: Event, at: float) -> Iterable[Output]:
+            raise ValueError("broken")
+
+    bed = await began(lambda: [Chain(), Broken()])
+    task = await bed.up()
+    put(bed, 20)
+    await bed.drain(task)
+    working = asyncio.create_task(work(bed, task))
+    with pytest.raises(
+        NotAllReady,
+        match=r"version 3 cannot take over: in signals/0 it raises on more than 10 records.*broken.*was given up",
+    ):
+        await session.carry_out(command(bed, Asked("chain", refold=True)), 60.0, lambda _: None)
+    working.cancel()
+    await bed.decisions.refresh()
+    assert bed.decisions.plan.folds["chain"].proposed is None
 
 
 async def test_the_command_is_interrupted() -> None:

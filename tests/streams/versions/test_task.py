@@ -20,7 +20,7 @@ from streams.folding.task import PartitionTask
 from streams.partitions.log import Fenced, LogUnavailable
 from streams.simulation import Crash
 from streams.versions.decisions import VersionNotInstalled
-from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Learned, Links, Silence, Watch
+from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Learned, Links, Silence, Watch, value_of
 from tests.streams.harness import ALWAYS, CHANGELOG, CODEC, NEVER, SIGNALS, Partition, states
 from tests.streams.versions.successors import Chain2, Chain3, Echo2, Silence2, Told
 
@@ -390,6 +390,57 @@ async def test_a_version_that_raises_on_history() -> None:
     assert states((await bed.up()).engine) == expected
     bed.erase(CHANGELOG)
     assert states((await bed.up()).engine) == expected
+
+
+class Broken2(Chain):
+    """Raises on most of what there is, and counts how often it is asked."""
+
+    version = 2
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def on_event(self, state: Links, event: e.Event, at: float) -> Iterable[Output]:
+        self.asked += 1
+        if value_of(event) > 30:
+            raise ValueError("too much")
+        return ()
+
+
+def not_ready(bed: Partition) -> list[str | None]:
+    """What workers said of getting ready."""
+    said = [CODEC.decode(r.value) for r in bed.log.records(VERSIONS, 0)]
+    return [fact.error for fact in said if isinstance(fact, e.FoldReady)]
+
+
+async def test_a_version_that_raises_over_and_over() -> None:
+    """It is given up after ten records, in slices like any other; why is logged and recorded, and nobody is nudged."""
+    broken, nudges = Broken2(), list[None]()
+    bed = await began(lambda: [Chain(), broken])
+    bed.per_look = 1.0
+    task = await bed.up()
+    task._handover._near = 10_000
+    task._nudge = lambda: nudges.append(None)
+    put(bed, 1_000)
+    await bed.drain(task)
+    with structlog.testing.capture_logs() as said:
+        await decide(bed, "chain", 2, 1)
+        await task.idle()
+        assert broken.asked < 1_000, "after a poison a slice ends when its time is over"
+        for _ in range(30):
+            await task.idle()
+    raised = [entry for entry in said if entry["event"] == "fold.candidate_raised"]
+    assert len(raised) == 11
+    assert (raised[0]["fold"], raised[0]["version"]) == ("chain", 2)
+    assert "ValueError('too much') at offset" in raised[0]["why"]
+    assert (len(nudges), facts(bed)) == (10, [])
+    (why,) = not_ready(bed)
+    assert why is not None
+    assert why.startswith("it raises on more than 10 records, last: fold chain raised ValueError('too much')")
+    asked = broken.asked
+    put(bed, 20)
+    await bed.drain(task)
+    assert broken.asked == asked
 
 
 async def test_poison_while_a_version_gets_ready() -> None:
