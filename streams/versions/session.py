@@ -91,7 +91,8 @@ async def carry_out(command: CutOver, timeout_s: float, report: Report) -> None:
     """Do it, and wait until every partition has switched.
 
     Raises CutOverRefused, NotAllReady after `timeout_s` or as soon as a worker says that it never
-    will be (then it is given up, as it is when this is cancelled), or NotAllSwitched after as long again. `report` is told after each look at the log.
+    will be (then it is given up, as it is when this is cancelled), or NotAllSwitched after as long
+    again. `report` is told after each look at the log.
     """
     await command.begin()
     if command.record.phase == "proposed":

@@ -15,9 +15,10 @@ from processors.fold import Output
 from processors.versions import NoSuchFold, by_name
 from schemas import events as e
 from schemas import topics
+from streams.folding.candidate import MOST_RAISED
 from streams.partitions.log import Send
 from streams.versions.comparing import EXAMPLES, Comparison, Given
-from streams.versions.diff import MOST_RAISED, Compared, Differ, NotComparable
+from streams.versions.diff import Compared, Differ, NotComparable
 from tests.streams.folds import CURSED, UNLUCKY, Chain, Echo, Links, Silence, found
 from tests.streams.harness import ALWAYS, CHANGELOG, CODEC, SIGNALS, Partition
 from tests.streams.versions.successors import Chain2, Chain3, Echo2, Silence2, as_seen
