@@ -8,6 +8,7 @@ for which the version in force had asked.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
@@ -54,7 +55,8 @@ class Candidate:
     def _begin(self) -> None:
         beside = self.beside
         self.engine = Engine(beside.topic, beside.partition, [self.fold], beside.codec, beside.group)
-        self.engine.position = self._until = self._first
+        self.engine.position = self._first
+        self._until = self._first, -math.inf
         self.engine.skips.update(self._poison)
         self._tick_offset = 0
         self._stale = True
@@ -66,13 +68,13 @@ class Candidate:
 
     @property
     def level(self) -> bool:
-        """Whether it stands where the version in force does: at its record, and at its time."""
-        mine, other = self.engine, self.beside
-        return (
-            self.error is None
-            and mine.position == other.position
-            and mine.clocks.get(LIVE) == other.clocks.get(LIVE)
-        )
+        """Whether it stands where the version in force does: at its record, and at its time.
+
+        Its own time may be later: it knows all recorded ticks, and folds without state were never told.
+        """
+        position, clock = _stand(self.engine)
+        other, others = _stand(self.beside)
+        return self.error is None and position == other and clock >= others
 
     def fits(self, engine: Engine) -> bool:
         """Whether it may go on beside another engine: it has folded nothing that this one has not, or skips."""
@@ -92,10 +94,7 @@ class Candidate:
             assert self._course is not None
             part = await anext(self._course, None)
             if part is None:
-                await self.close()
-                self.engine.position = self._until
-                if self._until == self.beside.position:
-                    break  # not level, if what was recorded here since is a successor's of the one beside
+                await self._arrive()
             else:
                 self._give(part)
             near = len(self._poison) == raised and self.beside.position - self.engine.position <= self._near
@@ -105,6 +104,13 @@ class Candidate:
         if self.level or self.error is not None:
             await self.close()
         return self.level
+
+    async def _arrive(self) -> None:
+        """All that was recorded up to there is folded; that a tick of it is in the log no more changes nothing."""
+        await self.close()
+        self.engine.position, clock = self._until
+        if clock > self.engine.clocks.get(LIVE, -math.inf):
+            self.engine.clocks[LIVE] = clock
 
     async def close(self) -> None:
         """Read no further."""
@@ -117,7 +123,7 @@ class Candidate:
         await self.close()
         self._learn_skips()
         engine, topic, partition = self.engine, self.engine.topic.name, self.engine.partition
-        until, after = self.beside.position, engine.clocks.get(LIVE, float("-inf"))
+        until, after = self.beside.position, engine.clocks.get(LIVE, -math.inf)
         ticks, self._tick_offset = await ticks_of(
             self._log, engine.codec, topic, partition, self._tick_offset, after, until
         )
@@ -125,7 +131,7 @@ class Candidate:
         self._course = course(
             self._log, engine.codec, topic, partition, turns(ticks, ()), skips, start, until, _CHUNK
         )
-        self._until, self._stale = until, False
+        self._until, self._stale = _stand(self.beside), False
 
     def _give(self, part: Sequence[Record] | Turn) -> None:
         engine = self.engine
@@ -167,3 +173,8 @@ class Candidate:
     def passed(self, position: int) -> None:
         """It was level, and there is no record up to `position`."""
         self.engine.position = position
+
+
+def _stand(engine: Engine) -> tuple[int, float]:
+    """Its position, and the last tick that it was given."""
+    return engine.position, engine.clocks.get(LIVE, -math.inf)

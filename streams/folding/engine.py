@@ -119,6 +119,11 @@ class Engine:
         self.wakes.replace(slot.fold.name, other.wakes)
         self.take_over(slot, successor.states, successor.fold, term)
 
+    def catch_up(self, other: Engine) -> None:
+        """Be as late as another engine, at the same position, that knows more of time."""
+        for clock, at in other.clocks.items():
+            self.clocks[clock] = max(at, self.clocks.get(clock, at))
+
     def process(self, records: Sequence[Record]) -> list[Send]:
         """Fold records; returns what they led to. Raises Spoilt, after which the engine is of no use.
 

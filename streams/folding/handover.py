@@ -164,6 +164,7 @@ class Handover:
             states = engine.migrated(slot, fold)
         elif candidate is not None:
             engine.letters += candidate.letters
+            engine.catch_up(candidate.engine)
         term = self._succession.switch(wanted.record, slot, engine, fold, state)
         return Change(fold, term, states, candidate)
 

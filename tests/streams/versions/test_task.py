@@ -290,6 +290,96 @@ async def test_wakes_across_a_switch(state: str) -> None:
     check(bed, await bed.up())
 
 
+class Still(Silence):
+    """Keeps no state, and so is told of no time."""
+
+    state = None  # type: ignore[assignment]  # its successor has one
+
+    def on_event(self, state: Watch, event: e.Event, at: float) -> Iterable[Output]:
+        return ()
+
+
+async def stood_still(bed: Partition) -> PartitionTask:
+    """There were ticks, by a version with state; one without it is in force since, in a worker started anew."""
+    task = await bed.up()
+    put(bed, 4)
+    await bed.drain(task)
+    await decide(bed, "silence", 2, 1)
+    await task.idle()
+    put(bed, 3)
+    await bed.drain(task)
+    for _ in range(2):
+        bed.log.now += 200.0
+        await task.idle()
+    assert bed.log.records(topics.ticks(SIGNALS), 0)
+    await decide(bed, "silence", 1, 2)
+    await task.idle()
+    task = await bed.up()
+    assert [fact.version for fact in facts(bed)] == [2, 1]
+    return task
+
+
+async def test_from_no_state_to_one_that_knows_of_time() -> None:
+    """The version in force was never told of the ticks that its successor knows: both are level all the same."""
+    bed = await began(lambda: [Still(), Silence2()])
+    task, nudges = await stood_still(bed), list[None]()
+    task._nudge = lambda: nudges.append(None)
+    put(bed, 3)
+    await bed.drain(task)
+    await decide(bed, "silence", 2, 1)
+    await task.idle()
+    assert ([fact.version for fact in facts(bed)], nudges) == ([2, 1, 2], [])
+    ticks = [CODEC.decode(r.value) for r in bed.log.records(topics.ticks(SIGNALS), 0)]
+    assert facts(bed)[-1].clock == max(t.at for t in ticks if isinstance(t, e.Tick))
+    for _ in range(3):
+        put(bed, 2)
+        await bed.drain(task)
+        bed.log.now += 100.0
+        await task.idle()
+    expected = states(task.engine)
+    assert states((await bed.up()).engine) == expected
+
+
+async def test_ticks_that_are_gone() -> None:
+    """What the version in force was told of and the log has no more keeps no version from getting ready."""
+    bed = await began(lambda: [Silence(), Silence2()], interval_s=ALWAYS)
+    task = await bed.up()
+    put(bed, 4)
+    await bed.drain(task)
+    bed.log.now += 61.0
+    await task.idle()
+    bed.erase(topics.ticks(SIGNALS))
+    await decide(bed, "silence", 2, 1)
+    await task.idle()
+    assert [fact.version for fact in facts(bed)] == [2]
+    assert len(bed.log.records(topics.ticks(SIGNALS), 0)) == 0
+    await task.idle()
+    assert len(bed.log.records(topics.ticks(SIGNALS), 0)) == 1, "what is overdue comes at once"
+
+
+async def test_a_log_that_is_away_is_not_asked_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again at the next turn that comes by itself."""
+    bed = await began()
+    task, nudges = await lived(bed), list[None]()
+    task._nudge = lambda: nudges.append(None)
+
+    read = bed.log.read
+
+    def failing(topic: str, *about: Any) -> Any:
+        if topic == SIGNALS:
+            raise LogUnavailable("away")
+        return read(topic, *about)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bed.log, "read", failing)
+        await decide(bed, "chain", 2, 1)
+        await task.idle()
+        await task.idle()
+    assert (nudges, facts(bed)) == ([], [])
+    await task.idle()
+    assert [fact.version for fact in facts(bed)] == [2]
+
+
 async def test_a_tick_at_the_position_of_the_switch() -> None:
     """Ticks and a switch at one offset: what was before it was the old version's, after it the new one's."""
     bed = await began(lambda: [Silence(), Silence2()])
