@@ -63,6 +63,8 @@ async def _compare(name: str, candidate: int | None, since: float | None) -> Com
     async with session(settings) as at:
         versions = chosen(name, candidate, at.installed, at.decisions)[0]
         places = places_of(versions, at.counts)
+        if warning := await at.part_of_history(places):
+            typer.echo(f"warning: {warning}", err=True)
         total = sum([await at.length(*place) for place in places])
         with _progress(f"compare {name}", total) as advance:
             differ = Differ(

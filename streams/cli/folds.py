@@ -179,22 +179,27 @@ async def _cut_over(asked: Asked, timeout_s: float, *, dry_run: bool, yes: bool)
             typer.echo(f"  {topic}/{partition} from offset {fact.position}")
 
 
+async def _state_of(at: Session, command: CutOver) -> str:
+    """What becomes of the state."""
+    record = command.record
+    if at.installed[record.fold][record.to_version].state is None:
+        return "it keeps no state"
+    if record.state == "migrate":
+        return f"it takes over the state of version {record.from_version} (migrate)"
+    length = sum([await at.length(*place) for place in command.places])
+    warning = await at.part_of_history(command.places)
+    warned = f"\n  warning: {warning}" if warning else ""
+    if record.at_once:
+        return f"each partition stands still while its log is folded anew ({length:,} offsets in all){warned}"
+    return (
+        f"its state is folded anew from the log ({length:,} offsets) by the workers beside their work, "
+        f"which takes memory and time from them; then each partition switches between two batches{warned}"
+    )
+
+
 async def _described(at: Session, command: CutOver) -> str:
     record = command.record
     versions = at.installed[record.fold]
-    kept = versions[record.to_version].state
-    length = sum([await at.length(*place) for place in command.places])
-    if kept is None:
-        state = "it keeps no state"
-    elif record.state == "migrate":
-        state = f"it takes over the state of version {record.from_version} (migrate)"
-    elif record.at_once:
-        state = f"each partition stands still while its log is folded anew ({length:,} offsets in all)"
-    else:
-        state = (
-            f"its state is folded anew from the log ({length:,} offsets) by the workers beside their work, "
-            "which takes memory and time from them; then each partition switches between two batches"
-        )
     back = (
         f"headwater folds cut-over {record.fold} --to {record.from_version}"
         if record.from_version in versions
@@ -202,7 +207,7 @@ async def _described(at: Session, command: CutOver) -> str:
     )
     return (
         f"fold {record.fold}: version {record.from_version} -> {record.to_version}, "
-        f"{command.partitions} partitions\n  state: {state}\n  back:  {back}"
+        f"{command.partitions} partitions\n  state: {await _state_of(at, command)}\n  back:  {back}"
     )
 
 

@@ -35,18 +35,19 @@ MOST_RAISED = 10
 
 
 class Candidate:
-    """One version in one partition; `beside` is the engine in force, `first` where the log starts.
+    """One version in one partition; `beside` is the engine in force.
 
     All calls come between batches of `beside`, when what it took is committed.
     """
 
-    def __init__(self, fold: Fold[Any], beside: Engine, source: Log, first: int, near: int = NEAR) -> None:
+    def __init__(self, fold: Fold[Any], beside: Engine, source: Log, near: int = NEAR) -> None:
         self.fold = fold
         self.beside = beside
         self.error: str | None = None
         """Why it gave up."""
         self._log = source
-        self._first = first
+        self._first = 0
+        """Where the log starts. What was removed before it was folded shall not be a gap in what was."""
         self._near = near
         self._poison: dict[Skip, Exception] = {}
         self._course: AsyncGenerator[Sequence[Record] | Turn, None] | None = None
@@ -121,6 +122,10 @@ class Candidate:
     async def _open(self) -> None:
         """What came since, up to where the version in force stands now."""
         await self.close()
+        first, _ = await self._log.bounds(self.engine.topic.name, self.engine.partition)
+        if self.engine.position < first:
+            self._first = first
+            self._begin()
         self._learn_skips()
         engine, topic, partition = self.engine, self.engine.topic.name, self.engine.partition
         until, after = self.beside.position, engine.clocks.get(LIVE, -math.inf)

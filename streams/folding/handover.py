@@ -110,13 +110,12 @@ class Handover:
         wanted: Wanted,
         slot: Slot,
         engine: Engine,
-        first: int,
         budget_s: float,
         clock: Callable[[], float],
     ) -> Progress:
         """Whether the switch could be made now; until then, each call works on it for a while.
 
-        `first` is where the log starts. A log that is away is waited for.
+        A log that is away is waited for.
         """
         name = slot.fold.name
         if wanted.fold.state is None or self._state(wanted, slot) == "migrate":
@@ -125,7 +124,7 @@ class Handover:
         candidate = self._candidates.get(name)
         if candidate is None or candidate.fold.version != wanted.fold.version:
             await self._drop(name)
-            candidate = self._candidates[name] = Candidate(wanted.fold, engine, self._log, first, self._near)
+            candidate = self._candidates[name] = Candidate(wanted.fold, engine, self._log, self._near)
         try:
             level = await candidate.advance(budget_s, clock)
         except HeadwaterError as error:

@@ -74,7 +74,6 @@ class PartitionTask:
         decisions = decisions or Decisions(source, codec)
         self._succession = Succession(topic, partition, folds, source, codec, decisions)
         self._handover = Handover(self._succession, source, decisions, near)
-        self._first = 0
         self._log = source
         self._codec = codec
         self._sealer = Sealer(secret, f"{context}/{topic.name}/{partition}")
@@ -119,7 +118,6 @@ class PartitionTask:
         first, end = await self._log.bounds(name, partition)
         require_in_log(name, partition, committed, first, end)
         await self._succession.read(committed)
-        self._first = first
         await self._rebuild(first, committed)
         self._step("assign.ready")
 
@@ -308,7 +306,7 @@ class PartitionTask:
                 continue
             if wanted.at_once:
                 return await self._anew()
-            progress = await handover.ready(wanted, slot, engine, self._first, budget_s, self._monotonic)
+            progress = await handover.ready(wanted, slot, engine, budget_s, self._monotonic)
             if progress == "ready" and wanted.decided:
                 return await self._switch(wanted, slot)
             if progress == "working":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from schemas.codec import Record
 from schemas.envelope import Headers
-from streams.partitions.log import Fenced, Send, Step
+from streams.partitions.log import Fenced, LogUnavailable, Send, Step
 from streams.producing.partitioner import partition_for
 
 
@@ -46,6 +46,8 @@ class MemoryLog:
         """Whether a position can be read as soon as it was committed. Kafka takes a moment: only who has
         fenced the partition since knows what he reads."""
         self.positions: dict[tuple[str, int], int] = {}
+        self.firsts: dict[tuple[str, int], int] = {}
+        """Where partitions start, of which the oldest records were removed."""
         self._entries: dict[tuple[str, int], list[_Entry]] = {}
         self._epochs: dict[tuple[str, int], int] = {}
         self._open: dict[tuple[str, int], _Transaction] = {}
@@ -58,7 +60,7 @@ class MemoryLog:
         return self._write(Send(topic, key, value, headers, partition), None)
 
     def records(self, topic: str, partition: int, start: int = 0) -> list[Record]:
-        """All that a read_committed reader sees now, from offset `start`."""
+        """All that was ever committed and a read_committed reader sees now, from offset `start`."""
         return list(self.visible(topic, partition, start))
 
     def visible(self, topic: str, partition: int, start: int = 0) -> Iterator[Record]:
@@ -86,12 +88,14 @@ class MemoryLog:
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See `streams.partitions.log.Log`."""
-        return 0, self._stable_end(topic, partition)
+        return self.firsts.get((topic, partition), 0), self._stable_end(topic, partition)
 
     async def read(
         self, topic: str, partition: int, start: int, end: int
     ) -> AsyncGenerator[Sequence[Record], None]:
         """See `streams.partitions.log.Log`."""
+        if start < end and start < self.firsts.get((topic, partition), 0):
+            raise LogUnavailable(f"reading {topic}/{partition}: offset {start} was removed")
         found = [r for r in self.records(topic, partition, start) if r.offset < end]
         for i in range(0, len(found), 7):  # small batches, so that their borders are met
             yield found[i : i + 7]

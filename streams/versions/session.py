@@ -18,6 +18,7 @@ from streams.admin import declared, require_topics
 from streams.codec import codec_of
 from streams.kafka import COMMAND_S
 from streams.partitions.kafka_log import KafkaLog
+from streams.partitions.log import Log
 from streams.settings import Settings
 from streams.versions.cut_over import Asked, CutOver, NotAllReady, NotAllSwitched, proposal
 from streams.versions.decisions import Decisions
@@ -34,7 +35,7 @@ Report = Callable[[CutOver], None]
 class Session:
     """A connection; `counts` are the partitions of each topic."""
 
-    log: KafkaLog
+    log: Log
     codec: Codec
     decisions: Decisions
     installed: Mapping[str, Versions]
@@ -48,6 +49,16 @@ class Session:
         """Offsets of a partition that the group has folded."""
         first, _ = await self.log.bounds(topic, partition)
         return max(0, (await self.log.committed(topic, partition) or first) - first)
+
+    async def part_of_history(self, places: Iterable[Place]) -> str | None:
+        """A warning where the log no longer begins at its first record; None where it does everywhere."""
+        cut = [place for place in places if (await self.log.bounds(*place))[0] > 0]
+        if not cut:
+            return None
+        return (
+            f"the log no longer begins at its first record in {_listed(cut)}: a version that folds it anew "
+            "sees part of history only"
+        )
 
     def cut_over(self, asked: Asked) -> CutOver:
         """What is asked for, not begun yet. Raises NoSuchFold or CutOverRefused."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.partitions.log import Fenced, Send
+from streams.partitions.log import Fenced, LogUnavailable, Send
 from streams.partitions.memory_log import MemoryLog
 from tests.streams.rigs import nothing
 
@@ -24,6 +24,18 @@ async def test_markers_take_offsets() -> None:
     log.append("out", b"k", b"plain", (), 0)
     assert [r.offset for r in log.records("out", 0)] == [0, 1, 3]
     assert [r.offset for r in log.records("out", 0, 2)] == [3]
+
+
+async def test_the_oldest_records_may_be_removed() -> None:
+    """A partition then starts behind them, and who asks for them is refused, as Kafka refuses."""
+    log = MemoryLog({"out": 1})
+    for value in (b"a", b"b", b"c"):
+        log.append("out", b"k", value, (), 0)
+    log.firsts["out", 0] = 2
+    assert await log.bounds("out", 0) == (2, 3)
+    assert [r.value async for batch in log.read("out", 0, 2, 3) for r in batch] == [b"c"]
+    with pytest.raises(LogUnavailable, match="offset 1 was removed"):
+        await anext(log.read("out", 0, 1, 3))
 
 
 async def test_a_position_may_show_late() -> None:

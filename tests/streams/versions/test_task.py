@@ -757,6 +757,31 @@ async def test_a_log_that_is_away_while_a_version_gets_ready(monkeypatch: pytest
     check(bed, task)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_log_whose_start_moves(begun: bool) -> None:
+    """A version folds what there is when it reads; where that leaves a gap it begins anew, as a restore would."""
+    bed = await began(lambda: [Chain(), Chain2()])
+    task = await bed.up()
+    put(bed, 300)
+    await bed.drain(task)
+    if begun:
+        bed.per_look = 0.1
+        await decide(bed, "chain", 2, 1)
+        await task.idle()
+        await task._handover.close()
+        assert 0 < task._handover._candidates["chain"].engine.position < 250
+    bed.log.firsts[SIGNALS, 0] = 250
+    if not begun:
+        await decide(bed, "chain", 2, 1)
+    for _ in range(20):
+        await task.idle()
+    assert [fact.version for fact in facts(bed)] == [2]
+    slot = next(slot for slot in task.slots if slot.fold.name == "chain")
+    assert sum(state.count for state in slot.unpacked().values()) == 50
+    expected = states(task.engine)
+    assert states((await bed.up()).engine) == expected
+
+
 async def test_what_got_ready_outlives_a_fault() -> None:
     """A fault of a transaction throws the state away, and not what the other version has folded so far."""
     bed = await began()
