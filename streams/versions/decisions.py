@@ -71,7 +71,8 @@ class Decisions:
         Where nothing was decided: the newest version if no fold has read the log, else the oldest,
         since that is the one that can have been at work. Where the one in force is gone: the newest,
         if all that are installed are newer. Raises VersionNotInstalled where one is older, for then
-        this is an old installation beside a new one, and what the log raises.
+        this is an old installation beside a new one, or where somebody went back from what is newest
+        here, for that is not undone by a worker that was started again. And what the log raises.
         """
         await self.refresh()
         for name, versions in installed.items():
@@ -80,7 +81,7 @@ class Decisions:
                     fresh = not await self._was_read(next(iter(versions.values())).topics, counts)
                     to = max(versions) if fresh else min(versions)
                     event = _decision(name, None, to, "the first that was installed")
-                elif min(versions) < standing.version:
+                elif min(versions) < standing.version or standing.left >= max(versions):
                     raise not_installed(name, standing.version, versions)
                 else:
                     reason = f"version {standing.version} is not installed any more"
@@ -99,11 +100,11 @@ class Decisions:
 
 
 def not_installed(name: str, version: int, versions: Versions) -> VersionNotInstalled:
-    """The version in force is not installed here, an older one is."""
+    """The version in force is not installed here, and nothing that is may simply take its place."""
     return VersionNotInstalled(
         f"fold {name}: version {version} is in force, installed here: {', '.join(map(str, versions))}",
-        hint=f"install version {version} here; or put an older one in force, where it is installed: "
-        f"headwater folds cut-over {name} --to {max(versions)}",
+        hint=f"install version {version} here; or put one in force that is: "
+        f"headwater folds cut-over {name} --to {max(versions)} --at-once",
     )
 
 

@@ -26,6 +26,12 @@ class Standing(msgspec.Struct, frozen=True):
         """The version that every partition has, or is to get."""
         return self.decided.to_version
 
+    @property
+    def left(self) -> int:
+        """The version that was left for an older one, 0 where it was not so."""
+        before = self.decided.from_version or 0
+        return before if before > self.version else 0
+
 
 class Plan:
     """The standing of each fold."""

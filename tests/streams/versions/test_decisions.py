@@ -7,6 +7,7 @@ import structlog
 
 from processors.versions import Versions, by_name
 from schemas import topics
+from schemas.events import FoldCutOver
 from streams.partitions.memory_log import MemoryLog
 from streams.versions.decisions import Decisions, VersionNotInstalled
 from tests.streams.folds import Chain
@@ -72,8 +73,31 @@ async def test_an_old_installation_is_refused() -> None:
     await established(log, Chain2)
     with pytest.raises(VersionNotInstalled, match="version 2 is in force, installed here: 1") as refused:
         await established(log, Chain)
-    assert "headwater folds cut-over chain --to 1" in refused.value.hint
+    assert "headwater folds cut-over chain --to 1 --at-once" in refused.value.hint
     assert await established(log, Chain, Chain2) == 2
+
+
+async def test_going_back_is_not_undone_by_a_worker() -> None:
+    """One that has only the version that was left does not start; one with a newer one still takes over."""
+    log = log_of()
+    await established(log, Chain)
+    decisions = Decisions(log, CODEC)
+    await decisions.refresh()
+    for from_version, to in ((1, 2), (2, 1)):
+        record = FoldCutOver(
+            fold="chain",
+            cut_over_id=f"to {to}",
+            phase="decided",
+            from_version=from_version,
+            to_version=to,
+            at_once=True,
+            by="ann",
+        )
+        await decisions.write(record, 1.0)
+    with pytest.raises(VersionNotInstalled, match="version 1 is in force, installed here: 2"):
+        await established(log, Chain2)
+    assert await established(log, Chain, Chain2) == 1
+    assert await established(log, Chain3) == 3
 
 
 async def test_two_workers_start_at_once() -> None:
