@@ -170,13 +170,14 @@ async def _cut_over(asked: Asked, timeout_s: float, *, dry_run: bool, yes: bool)
                 typer.echo(line, err=True)
 
         await carry_out(command, timeout_s, report)
-        states = sorted({fact.state for fact in command.switched.values()})
+        states = sorted({fact.state for fact in command.switched.values() if fact is not None})
         typer.echo(
             f"fold {asked.fold}: version {command.record.to_version} is in force in {command.partitions} "
-            f"partitions ({', '.join(states)})"
+            f"partitions ({', '.join(states) or 'as before'})"
         )
         for (topic, partition), fact in sorted(command.switched.items()):
-            typer.echo(f"  {topic}/{partition} from offset {fact.position}")
+            since = f"offset {fact.position}" if fact is not None else "the beginning"
+            typer.echo(f"  {topic}/{partition} from {since}")
 
 
 async def _state_of(at: Session, command: CutOver) -> str:

@@ -84,12 +84,18 @@ class Handover:
             await candidate.close()
 
     async def wanted(self, slot: Slot) -> Wanted | None:
-        """The version that is to take over from the slot's, if one is and it is installed here."""
+        """The version that is to take over from the slot's, if one is and it is installed here.
+
+        Where a decision did not get here yet and the way back is proposed, that is the slot's own.
+        """
         name = slot.fold.name
         standing = self._decisions.plan.folds.get(name)
         record = None
         if standing is not None:
-            record = standing.decided if standing.version != slot.fold.version else standing.proposed
+            record = standing.proposed
+            here = standing.version, record.to_version if record is not None else None
+            if slot.fold.version not in here:
+                record = standing.decided
         fold = self._succession.versions[name].get(record.to_version) if record is not None else None
         if record is not None and fold is not None:
             return Wanted(fold, record)
@@ -118,7 +124,8 @@ class Handover:
         A log that is away is waited for.
         """
         name = slot.fold.name
-        if wanted.fold.state is None or self._state(wanted, slot) == "migrate":
+        there = wanted.fold.version == slot.fold.version
+        if there or wanted.fold.state is None or self._state(wanted, slot) == "migrate":
             await self._drop(name)
             return "ready"
         candidate = self._candidates.get(name)

@@ -70,10 +70,10 @@ class Succession:
 
     def _lineage(self, name: str) -> Lineage:
         versions, standing = self.versions[name], self._decisions.plan.folds.get(name)
-        switches, made = self._held.get(name, Held([]))
+        of = self._held.get(name, Held([]))
         base = standing.base if standing is not None else max(versions)
-        in_force = switches[-1].fact.version if switches else base
-        found = None if name in self._lost else lineage(versions, base, switches)
+        in_force = of.version(base)
+        found = None if name in self._lost else lineage(versions, base, of.switches)
         decided = versions.get(standing.version) if standing is not None else None
         at_once = standing is not None and standing.decided.at_once and standing.version != in_force
         if found is not None and not (at_once and decided is not None):
@@ -90,7 +90,7 @@ class Succession:
             partition=self._partition,
             state="refold",
         )
-        return taken_over(fold, made, Takeover(in_force, standing.decided.cut_over_id))
+        return taken_over(fold, of.made, Takeover(in_force, standing.decided.cut_over_id))
 
     def began(self, engine: Engine, lineages: dict[str, Lineage]) -> None:
         """An engine was brought up: let what it took over be recorded."""

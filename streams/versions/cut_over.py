@@ -18,7 +18,7 @@ from schemas.errors import HeadwaterError
 from schemas.events import FoldCutOver, FoldReady, FoldSwitched
 from streams.partitions.log import Log
 from streams.versions.decisions import Decisions
-from streams.versions.recorded import Place, recorded
+from streams.versions.recorded import Fact, Held, Place, held, recorded
 
 
 class CutOverRefused(HeadwaterError):
@@ -113,13 +113,15 @@ class CutOver:
         self.ready: set[Place] = set()
         self.errors: dict[Place, str] = {}
         """Why partitions will not get ready."""
-        self.switched: dict[Place, FoldSwitched] = {}
+        self.switched: dict[Place, FoldSwitched | None] = {}
+        """Partitions that have the version, by the switch that gave it; None: they have had it from the beginning."""
         self.places = places
         self._log = source
         self._codec = codec
         self._decisions = decisions
         self._now = now
         self._read: dict[Place, int] = {}
+        self._facts: dict[Place, list[Fact]] = {place: [] for place in places}
 
     @property
     def partitions(self) -> int:
@@ -157,19 +159,21 @@ class CutOver:
 
     async def look(self) -> None:
         """Read what the partitions' workers have recorded since."""
-        for place in self.places:
-            if place in self.switched:
-                continue
-            facts, self._read[place] = await recorded(
+        base = self._decisions.plan.folds[self.record.fold].base
+        for place, facts in self._facts.items():
+            found, self._read[place] = await recorded(
                 self._log, self._codec, *place, start=self._read.get(place, 0)
             )
-            for fact in facts:
-                if fact.cut_over_id != self.record.cut_over_id:
-                    continue
-                if isinstance(fact, FoldReady):
+            for fact in found:
+                if isinstance(fact, FoldReady) and fact.cut_over_id == self.record.cut_over_id:
                     self._said(place, fact.error)
-                else:
-                    self.switched[place] = fact
+            facts += [fact for fact in found if fact.fold == self.record.fold]
+            position = await self._log.committed(*place) if facts else None
+            has = held(facts, position).get(self.record.fold, Held([]))
+            if has.version(base) == self.record.to_version:
+                self.switched[place] = has.last
+            else:
+                self.switched.pop(place, None)
 
     def _said(self, place: Place, error: str | None) -> None:
         """The newest word of a place counts: another worker may have it by now."""

@@ -98,16 +98,15 @@ class Differ:
         position = await self._log.committed(topic, partition)
         position = first if position is None else position
         facts, _ = await recorded(self._log, self._codec, topic, partition)
-        switches, _ = held(facts, position).get(self._name, Held([]))
-        came = lineage(self._versions, self._base, switches)
+        of = held(facts, position).get(self._name, Held([]))
+        came, last = lineage(self._versions, self._base, of.switches), of.last
         if came is None or not came.whole:
             raise NotComparable(
                 f"fold {self._name}: the state of version {self.old} in {topic}/{partition} was taken over "
                 "from a version that is not installed here",
                 hint="install it, so that its part of the history can be folded again",
             )
-        begin = switches[-1].fact.position if switches else first
-        clock = switches[-1].fact.clock if switches else float("-inf")
+        begin, clock = (last.position, last.clock) if last is not None else (first, float("-inf"))
         skips = await self._skips(came.fold.state is not None, place)
         poison: dict[tuple[int, Skip], Raised] = {}
         of_place = next(t for t in came.fold.topics if t.name == topic)

@@ -62,8 +62,8 @@ async def listing(
             if place not in switches:
                 facts, _ = await recorded(source, codec, *place)
                 switches[place] = held(facts, await source.committed(*place) if facts else None)
-            last = switches[place].get(name, Held([])).switches[-1:]
+            of = switches[place].get(name, Held([]))
             assert standing is not None
-            places[place] = Had(last[0].fact.version, last[0].fact) if last else Had(standing.base, None)
+            places[place] = Had(of.version(standing.base), of.last)
         found.append(Listed(name, tuple(versions), standing, places))
     return found

@@ -28,6 +28,15 @@ class Held(NamedTuple):
     switches: list[Switch]
     made: int = 0
 
+    @property
+    def last(self) -> FoldSwitched | None:
+        """The switch that gave the partition its version; None: it has had it from the beginning."""
+        return self.switches[-1].fact if self.switches else None
+
+    def version(self, base: int) -> int:
+        """The version that the partition has, `base` being the first."""
+        return self.last.version if self.last is not None else base
+
 
 async def recorded(
     source: Log, codec: Codec, topic: str, partition: int, start: int = 0

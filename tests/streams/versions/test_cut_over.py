@@ -241,6 +241,34 @@ async def test_workers_that_do_not_hear_of_it() -> None:
     assert [f.version for f in facts(bed)] == [2]
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_back_from_half_the_way(at_once: bool) -> None:
+    """A decision that did not reach a partition is taken back: it has the version already, and says so."""
+    bed = await bed_of_three()
+    put(bed, 5)
+    await bed.drain(await bed.up())
+    every, bed.folds = bed.folds, lambda: [Chain(), Echo()]
+    task = await bed.up()
+    with pytest.raises(NotAllSwitched):
+        await session.carry_out(wanted_at_once(bed, every), 0.0, lambda _: None)
+    await bed.decisions.refresh()
+    await task.idle()
+    assert facts(bed) == []
+    working = asyncio.create_task(work(bed, task))
+    back = command(bed, Asked("chain", 1, at_once=at_once))
+    await session.carry_out(back, 5.0, lambda _: None)
+    working.cancel()
+    assert (back.switched, facts(bed)) == ({(SIGNALS, 0): None}, [])
+    await bed.decisions.refresh()
+    assert bed.decisions.plan.folds["chain"].version == 1
+
+
+def wanted_at_once(bed: Partition, folds: Any) -> CutOver:
+    """To version 2, given where that is installed."""
+    record = proposal(Asked("chain", 2, at_once=True), by_name(folds()), bed.decisions)
+    return CutOver(record, PLACES, bed.log, CODEC, Decisions(bed.log, CODEC), lambda: bed.log.now)
+
+
 async def test_the_list() -> None:
     """Versions installed, the one in force, since where each partition has it, and who is behind."""
     bed = await bed_of_three()
