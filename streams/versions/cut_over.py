@@ -74,23 +74,24 @@ def proposal(asked: Asked, installed: Mapping[str, Versions], decisions: Decisio
         raise CutOverRefused(
             f"fold {name}: version {in_force} is in force already{newest}", hint="see `headwater folds list`"
         )
-    open_ = standing.proposed
-    if open_ is not None and not asked.at_once:
-        if open_.to_version == to:
-            return open_
-        raise CutOverRefused(
-            f"fold {name}: a cut-over to version {open_.to_version} is under way (by {open_.by})",
-            hint=f"let it end, or give it up: headwater folds cut-over {name} --cancel",
-        )
     old = versions.get(in_force)
     migrates = old is not None and can_migrate(versions[to], old) and not (asked.refold or asked.at_once)
+    state: Literal["refold", "migrate"] = "migrate" if migrates else "refold"
+    open_ = standing.proposed
+    if open_ is not None and not asked.at_once:
+        if (open_.to_version, open_.state) == (to, state):
+            return open_
+        raise CutOverRefused(
+            f"fold {name}: a cut-over to version {open_.to_version} ({open_.state}) is under way (by {open_.by})",
+            hint=f"let it end, or give it up: headwater folds cut-over {name} --cancel",
+        )
     return FoldCutOver(
         fold=name,
         cut_over_id=new_id(),
         phase="decided" if asked.at_once else "proposed",
         from_version=in_force,
         to_version=to,
-        state="migrate" if migrates else "refold",
+        state=state,
         at_once=asked.at_once,
         by=asked.by,
         reason=asked.reason,
@@ -110,6 +111,8 @@ class CutOver:
         now: Callable[[], float],
     ) -> None:
         self.record = record
+        self.joined = False
+        """Whether another command proposed it; set when this one begins."""
         self.ready: set[Place] = set()
         self.errors: dict[Place, str] = {}
         """Why partitions will not get ready."""
@@ -120,6 +123,7 @@ class CutOver:
         self._codec = codec
         self._decisions = decisions
         self._now = now
+        self._begun = False
         self._read: dict[Place, int] = {}
         self._facts: dict[Place, list[Fact]] = {place: [] for place in places}
 
@@ -130,7 +134,9 @@ class CutOver:
 
     @property
     def unready(self) -> list[Place]:
-        """Partitions whose worker has not said that it could switch."""
+        """Partitions whose worker has not said that it could switch; none once that is decided."""
+        if self.record.phase == "decided":
+            return []
         return sorted(set(self.places) - self.ready - self.switched.keys())
 
     @property
@@ -141,15 +147,17 @@ class CutOver:
     async def begin(self) -> None:
         """Write the record, unless it stands there. Raises CutOverRefused where somebody else was faster."""
         await self._decisions.refresh()
-        if not self._counts():
+        self.joined = self._counts()
+        if not self.joined:
             await self._decisions.write(self.record, self._now())
-        self._require(self.record.phase)
+        self._begun = True
+        self._require()
 
     async def decide(self) -> None:
         """Every partition is ready: let them switch. Raises CutOverRefused where it was given up meanwhile."""
-        self.record = self.record.model_copy(update={"phase": "decided"})
-        await self._decisions.write(self.record, self._now())
-        self._require("decided")
+        if self.record.phase == "proposed":
+            await self._decisions.write(self.record.model_copy(update={"phase": "decided"}), self._now())
+            self._require()
 
     async def cancel(self) -> bool:
         """Give a proposal up; whether it was still one."""
@@ -158,7 +166,10 @@ class CutOver:
         return standing.decided.cut_over_id != self.record.cut_over_id
 
     async def look(self) -> None:
-        """Read what the partitions' workers have recorded since."""
+        """Read what was recorded since. Raises CutOverRefused where somebody gave it up or decided otherwise."""
+        await self._decisions.refresh()
+        if self._begun:
+            self._require()
         base = self._decisions.plan.folds[self.record.fold].base
         for place, facts in self._facts.items():
             found, self._read[place] = await recorded(
@@ -189,13 +200,23 @@ class CutOver:
         known = {r.cut_over_id for r in (standing.decided, standing.proposed) if r is not None}
         return self.record.cut_over_id in known
 
-    def _require(self, phase: Literal["proposed", "decided", "cancelled"]) -> None:
-        standing = self._decisions.plan.folds[self.record.fold]
-        held = standing.proposed if phase == "proposed" else standing.decided
-        if held is None or held.cut_over_id != self.record.cut_over_id:
-            other = standing.proposed or standing.decided
+    def _require(self) -> None:
+        """It counts still; another command that joined it may have decided it."""
+        standing, record = self._decisions.plan.folds[self.record.fold], self.record
+        if standing.decided.cut_over_id == record.cut_over_id:
+            self.record = standing.decided
+            return
+        open_ = standing.proposed
+        if record.phase == "proposed" and open_ is not None and open_.cut_over_id == record.cut_over_id:
+            return
+        if open_ is None and standing.version == record.from_version:
             raise CutOverRefused(
-                f"fold {self.record.fold}: somebody else was faster: to version {other.to_version}, "
-                f"{other.phase} by {other.by}",
+                f"fold {record.fold}: the cut-over to version {record.to_version} was given up by another command",
                 hint="see `headwater folds list`",
             )
+        other = open_ or standing.decided
+        raise CutOverRefused(
+            f"fold {record.fold}: somebody else was faster: to version {other.to_version}, "
+            f"{other.phase} by {other.by}",
+            hint="see `headwater folds list`",
+        )

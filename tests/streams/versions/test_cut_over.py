@@ -97,8 +97,59 @@ async def test_another_one_is_under_way() -> None:
     await first.begin()
     await bed.decisions.refresh()
     assert wanted(bed, Asked("chain", 2, by="bob")) == first.record
-    with pytest.raises(CutOverRefused, match=r"a cut-over to version 2 is under way \(by ann\)"):
+    with pytest.raises(CutOverRefused, match=r"to version 2 \(refold\) is under way \(by ann\)"):
         wanted(bed, Asked("chain", 3))
+
+
+async def test_to_the_same_version_with_another_state() -> None:
+    """Who asks for a state folded anew does not join a command that migrates it."""
+    bed = await bed_of_three()
+    first = command(bed, Asked("chain", 3, by="ann"))
+    await first.begin()
+    await bed.decisions.refresh()
+    assert wanted(bed, Asked("chain", 3)) == first.record
+    with pytest.raises(CutOverRefused, match=r"to version 3 \(migrate\) is under way"):
+        wanted(bed, Asked("chain", 3, refold=True))
+
+
+async def test_a_proposal_that_is_gone() -> None:
+    """The command that waits for workers says at once that another one has given it up."""
+    bed = await bed_of_three()
+    running = asyncio.create_task(session.carry_out(command(bed, Asked("chain", 2)), 60.0, lambda _: None))
+    await under_way(bed)
+    proposed = bed.decisions.plan.folds["chain"].proposed
+    assert proposed is not None
+    other = CutOver(proposed, PLACES, bed.log, CODEC, Decisions(bed.log, CODEC), lambda: bed.log.now)
+    assert await other.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(CutOverRefused, match="the cut-over to version 2 was given up by another command"):
+            await running
+
+
+async def test_a_proposal_that_another_command_decided() -> None:
+    """It is done all the same: both wait for the switches."""
+    bed = await bed_of_three()
+    task = await bed.up()
+    one = command(bed, Asked("chain", 2, by="ann"))
+    running = asyncio.create_task(session.carry_out(one, 60.0, lambda _: None))
+    await under_way(bed)
+    other = command(bed, Asked("chain", 2, by="bob"))
+    await other.begin()
+    assert (one.joined, other.joined) == (False, True)
+    await other.decide()
+    working = asyncio.create_task(work(bed, task))
+    async with asyncio.timeout(10):
+        await running
+    working.cancel()
+    assert one.record.phase == "decided"
+    assert [fact.version for fact in facts(bed)] == [2]
+
+
+async def under_way(bed: Partition) -> None:
+    """A command has written its proposal."""
+    while bed.decisions.plan.folds["chain"].proposed is None:
+        await asyncio.sleep(0)
+        await bed.decisions.refresh()
 
 
 async def test_two_commands_at_once() -> None:
@@ -139,7 +190,7 @@ async def test_a_decision_comes_too_late() -> None:
     await one.begin()
     other.record = one.record
     assert await other.cancel()
-    with pytest.raises(CutOverRefused, match="somebody else was faster"):
+    with pytest.raises(CutOverRefused, match="was given up by another command"):
         await one.decide()
     await bed.decisions.refresh()
     three = command(bed, Asked("chain", 2))
