@@ -76,6 +76,9 @@ def _row(fold: Listed) -> dict[str, Any]:
         "reason": standing.decided.reason if standing is not None else None,
         "proposed": proposed.to_version if proposed is not None else None,
         "proposed_by": proposed.by if proposed is not None else None,
+        "proposed_at": format_time(standing.proposed_at)
+        if standing is not None and proposed is not None
+        else None,
         "behind": [f"{topic}/{partition}" for topic, partition in fold.behind] if standing else [],
         "partitions": [
             {
@@ -96,7 +99,7 @@ def _since(place: dict[str, Any]) -> str:
 
 def _under_way(row: dict[str, Any]) -> str | None:
     if row["proposed"] is not None:
-        return f"to version {row['proposed']}, by {row['proposed_by']}"
+        return f"to version {row['proposed']}, proposed {row['proposed_at']} by {row['proposed_by']}"
     if row["behind"]:
         return f"{len(row['behind'])} of {len(row['partitions'])} partitions have yet to switch"
     return None
@@ -206,9 +209,12 @@ async def _described(at: Session, command: CutOver) -> str:
         if record.from_version in versions
         else f"not possible from here: version {record.from_version} is not installed"
     )
+    standing = at.decisions.plan.folds[record.fold]
+    joins = f"\n  joins: the one proposed by {record.by}, which stands if this command ends first"
     return (
         f"fold {record.fold}: version {record.from_version} -> {record.to_version}, "
         f"{command.partitions} partitions\n  state: {await _state_of(at, command)}\n  back:  {back}"
+        f"{joins if standing.proposed == record else ''}"
     )
 
 

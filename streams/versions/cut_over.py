@@ -37,6 +37,12 @@ class NotAllSwitched(HeadwaterError):
     category = "TEMPORARY"
 
 
+class StillProposed(HeadwaterError):
+    """A proposal was to be given up, and may stand all the same."""
+
+    category = "TEMPORARY"
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What a command was told. `to` None: the newest version that is installed."""
 

@@ -13,6 +13,7 @@ from processors.catalog import folds as catalog
 from processors.fold import Fold
 from processors.versions import Versions, by_name, versions_of
 from schemas.codec import Codec
+from schemas.errors import HeadwaterError
 from schemas.events import FoldCutOver
 from streams.admin import declared, require_topics
 from streams.codec import codec_of
@@ -20,7 +21,15 @@ from streams.kafka import COMMAND_S
 from streams.partitions.kafka_log import KafkaLog
 from streams.partitions.log import Log
 from streams.settings import Settings
-from streams.versions.cut_over import Asked, CutOver, NotAllReady, NotAllSwitched, proposal
+from streams.versions.cut_over import (
+    Asked,
+    CutOver,
+    CutOverRefused,
+    NotAllReady,
+    NotAllSwitched,
+    StillProposed,
+    proposal,
+)
 from streams.versions.decisions import Decisions
 from streams.versions.listing import Listed, listing, places_of
 from streams.versions.recorded import Place
@@ -102,37 +111,64 @@ async def carry_out(command: CutOver, timeout_s: float, report: Report) -> None:
     """Do it, and wait until every partition has switched.
 
     Raises CutOverRefused, NotAllReady after `timeout_s` or as soon as a worker says that it never
-    will be (then it is given up, as it is when this is cancelled), or NotAllSwitched after as long
-    again. `report` is told after each look at the log.
+    will be, or NotAllSwitched after as long again. Where it is not ready or this is cancelled, it
+    is given up, unless another command proposed it; raises StillProposed where that fails. `report`
+    is told after each look at the log.
     """
     await command.begin()
-    if command.record.phase == "proposed":
-        try:
-            if not await _until(command, lambda: command.unready, timeout_s, report):
-                raise _not_ready(command, timeout_s)
-        except BaseException:
-            await asyncio.shield(command.cancel())
-            raise
-        await command.decide()
+    try:
+        if not await _until(command, lambda: command.unready, timeout_s, report):
+            raise _not_ready(command, timeout_s)
+    except CutOverRefused:
+        raise  # it is gone already
+    except BaseException as error:
+        if not command.joined:
+            await _give_up(command, error)
+        raise
+    await command.decide()
     if not await _until(command, lambda: command.unswitched, timeout_s, report):
         raise NotAllSwitched(
             f"fold {command.record.fold}: version {command.record.to_version} is decided, and not yet in force in "
             f"{_listed(command.unswitched)}{_because(command)}",
-            hint="their workers switch when they run with this version installed: `headwater folds list`",
+            hint="their workers switch when they run with this version installed: start them now, if they are "
+            "down; see `headwater folds list`",
         )
+
+
+async def _give_up(command: CutOver, because: BaseException) -> None:
+    fold = command.record.fold
+    try:
+        given_up = await asyncio.shield(command.cancel())
+    except HeadwaterError as error:
+        raise StillProposed(
+            f"fold {fold}: the cut-over to version {command.record.to_version} still stands as proposed: "
+            f"it could not be given up: {error.message}",
+            hint=f"run the same command again, or give it up: headwater folds cut-over {fold} --cancel",
+        ) from because
+    if not given_up:
+        raise StillProposed(
+            f"fold {fold}: the cut-over to version {command.record.to_version} was decided by another command",
+            hint="see `headwater folds list`",
+        ) from because
 
 
 def _not_ready(command: CutOver, timeout_s: float) -> NotAllReady:
     fold, version = command.record.fold, command.record.to_version
     if command.errors:
         return NotAllReady(
-            f"fold {fold}: version {version} cannot take over{_because(command)}; the cut-over was given up",
+            f"fold {fold}: version {version} cannot take over{_because(command)}; {_outcome(command)}",
             hint=f"see what it raises on: headwater folds diff {fold} --candidate {version}",
         )
     return NotAllReady(
         f"fold {fold}: not ready for version {version} within {timeout_s:g} s: {_listed(command.unready)}; "
-        "the cut-over was given up",
+        f"{_outcome(command)}",
         hint="are the folds running, each with this version installed? Long logs take longer: --timeout",
+    )
+
+
+def _outcome(command: CutOver) -> str:
+    return (
+        f"the cut-over of {command.record.by} still stands" if command.joined else "the cut-over was given up"
     )
 
 

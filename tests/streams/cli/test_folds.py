@@ -203,7 +203,9 @@ def test_a_cut_over_under_way(fleet: Fleet, run: Run) -> None:
     assert waiting.stderr.readline() == "0 of 2 partitions ready\n"
     row = rows(run)["chain"]
     assert (row["in_force"], row["proposed"]) == (1, 2)
-    assert "to version 2, by " in run("list").stdout
+    assert row["proposed_at"] is not None
+    assert f"to version 2, proposed {row['proposed_at']} by " in run("list").stdout
+    assert "joins: the one proposed by" in run("cut-over", "chain", "--dry-run").stdout
     given_up = run("cut-over", "chain", "--cancel")
     assert given_up.exit_code == 0, given_up.output
     assert "the cut-over to version 2 is given up" in given_up.stdout

@@ -12,6 +12,7 @@ from processors.fold import Output
 from processors.versions import NoSuchFold, by_name
 from schemas.events import Event, FoldCutOver
 from streams.folding.task import PartitionTask
+from streams.partitions.log import LogUnavailable
 from streams.versions import session
 from streams.versions.cut_over import (
     Asked,
@@ -19,6 +20,7 @@ from streams.versions.cut_over import (
     CutOverRefused,
     NotAllReady,
     NotAllSwitched,
+    StillProposed,
     proposal,
 )
 from streams.versions.decisions import Decisions
@@ -277,6 +279,45 @@ async def test_the_command_is_interrupted() -> None:
         await running
     await bed.decisions.refresh()
     assert bed.decisions.plan.folds["chain"].proposed is None
+
+
+async def test_who_joined_gives_nothing_up() -> None:
+    """Neither in time nor by Ctrl-C: the proposal is the other command's, and that is said."""
+    bed = await bed_of_three()
+    await command(bed, Asked("chain", 2, by="ann")).begin()
+    await bed.decisions.refresh()
+    joining = command(bed, Asked("chain", 2, by="bob"))
+    with pytest.raises(NotAllReady, match="signals/0; the cut-over of ann still stands"):
+        await session.carry_out(joining, 0.0, lambda _: None)
+    running = asyncio.create_task(
+        session.carry_out(command(bed, Asked("chain", 2, by="bob")), 60.0, lambda _: None)
+    )
+    for _ in range(50):
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await bed.decisions.refresh()
+    assert bed.decisions.plan.folds["chain"].proposed == joining.record
+
+
+async def test_kafka_is_away_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be given up stands, and the command says so and what to do."""
+    bed = await bed_of_three()
+    running = asyncio.create_task(session.carry_out(command(bed, Asked("chain", 2)), 60.0, lambda _: None))
+    await under_way(bed)
+
+    async def away(*about: Any) -> Any:
+        raise LogUnavailable("reading: away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bed.log, "bounds", away)
+        patched.setattr(bed.log, "post", away)
+        with pytest.raises(StillProposed, match=r"still stands as proposed.*away") as still:
+            await running
+    assert "headwater folds cut-over chain --cancel" in still.value.hint
+    await bed.decisions.refresh()
+    assert bed.decisions.plan.folds["chain"].proposed is not None
 
 
 async def test_workers_that_do_not_hear_of_it() -> None:
