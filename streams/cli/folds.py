@@ -149,9 +149,10 @@ def cut_over_fold(
 
 
 async def _cut_over(asked: Asked, timeout_s: float, *, dry_run: bool, yes: bool) -> None:
-    from streams.versions.session import carry_out, session  # noqa: PLC0415
+    from streams.versions.session import carry_out, manned, session  # noqa: PLC0415
 
-    async with session(load_settings()) as at:
+    settings = load_settings()
+    async with session(settings) as at:
         command = at.cut_over(asked)
         await command.look()
         typer.echo(await _described(at, command))
@@ -172,7 +173,13 @@ async def _cut_over(asked: Asked, timeout_s: float, *, dry_run: bool, yes: bool)
                 said.append(line)
                 typer.echo(line, err=True)
 
-        await carry_out(command, timeout_s, report)
+        await carry_out(command, timeout_s, report, lambda: manned(settings))
+        if command.unswitched:
+            typer.echo(
+                f"fold {asked.fold}: version {command.record.to_version} is decided, and no worker is up: start the "
+                "workers now, each partition folds its log anew and goes on (see `headwater folds list`)"
+            )
+            return
         states = sorted({fact.state for fact in command.switched.values() if fact is not None})
         typer.echo(
             f"fold {asked.fold}: version {command.record.to_version} is in force in {command.partitions} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,9 @@ from processors.versions import Versions, by_name, versions_of
 from schemas.codec import Codec
 from schemas.errors import HeadwaterError
 from schemas.events import FoldCutOver
-from streams.admin import declared, require_topics
+from streams.admin import admin_client, declared, require_topics
 from streams.codec import codec_of
-from streams.kafka import COMMAND_S
+from streams.kafka import COMMAND_S, patiently
 from streams.partitions.kafka_log import KafkaLog
 from streams.partitions.log import Log
 from streams.settings import Settings
@@ -107,8 +107,29 @@ async def in_force(settings: Settings) -> dict[str, int]:
         return {name: standing.version for name, standing in at.decisions.plan.folds.items()}
 
 
-async def carry_out(command: CutOver, timeout_s: float, report: Report) -> None:
+async def manned(settings: Settings) -> bool:
+    """Whether workers of the folds are up; Kafka counts one that died for some seconds more."""
+    async with admin_client(settings) as client:
+        groups = [settings.named(GROUP)]
+        answers = await patiently(
+            settings,
+            "asking for the folds' workers",
+            lambda: client.describe_consumer_groups(groups),
+            COMMAND_S,
+        )
+    return any(members for answer in answers for *_, members, _ in answer.groups)
+
+
+async def _yes() -> bool:
+    return True
+
+
+async def carry_out(
+    command: CutOver, timeout_s: float, report: Report, manned: Callable[[], Awaitable[bool]] = _yes
+) -> None:
     """Do it, and wait until every partition has switched.
+
+    What is done at once is not waited for where no worker is up (`manned`): then some are `unswitched`.
 
     Raises CutOverRefused, NotAllReady after `timeout_s` or as soon as a worker says that it never
     will be, or NotAllSwitched after as long again. Where it is not ready or this is cancelled, it
@@ -126,6 +147,9 @@ async def carry_out(command: CutOver, timeout_s: float, report: Report) -> None:
             await _give_up(command, error)
         raise
     await command.decide()
+    if command.record.at_once and not await manned():
+        await command.look()
+        return
     if not await _until(command, lambda: command.unswitched, timeout_s, report):
         raise NotAllSwitched(
             f"fold {command.record.fold}: version {command.record.to_version} is decided, and not yet in force in "

@@ -361,6 +361,23 @@ def wanted_at_once(bed: Partition, folds: Any) -> CutOver:
     return CutOver(record, PLACES, bed.log, CODEC, Decisions(bed.log, CODEC), lambda: bed.log.now)
 
 
+async def test_at_once_while_nobody_is_up() -> None:
+    """Workers that do not start under the version in force cannot be waited for: it is decided, and that is all."""
+    bed = await bed_of_three()
+    put(bed, 5)
+    await bed.drain(await bed.up())
+
+    async def nobody() -> bool:
+        return False
+
+    at_once = command(bed, Asked("chain", 2, at_once=True))
+    async with asyncio.timeout(10):
+        await session.carry_out(at_once, 60.0, lambda _: None, nobody)
+    assert at_once.unswitched == PLACES
+    await (await bed.up()).idle()
+    assert [fact.version for fact in facts(bed)] == [2]
+
+
 async def test_the_list() -> None:
     """Versions installed, the one in force, since where each partition has it, and who is behind."""
     bed = await bed_of_three()
