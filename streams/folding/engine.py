@@ -6,6 +6,7 @@ That is what makes a restart exact: load snapshots, fold what came after, drop t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from streams.partitions.log import Send
 
 CLAMP_S = 300.0
 """A live event's time may be this far ahead of the broker's; beyond, it is set back and counted."""
+_BREATHE = 32
+"""Keys migrated between two turns of the event loop."""
 MAX_METADATA_BYTES = 32 * 1024
 """Of an output's key and headers, which it has partly from its cause; topics leave room for 64 KiB."""
 
@@ -88,23 +91,26 @@ class Engine:
         slot.fold, slot.term = fold, term
         self._route()
 
-    def migrated(self, slot: Slot, fold: Fold[Any]) -> dict[str, Any]:
-        """The slot's states as another version of its fold takes them over. Raises Spoilt where it cannot."""
-        version, key = slot.fold.version, ""
-        try:
-            states = {}
-            for key, state in slot.unpacked().items():
-                states[key] = fold.migrate(state, version)
-        except Spoilt:
-            raise
-        except Exception as error:
-            raise NotMigrated(fold, key, error) from error
+    async def migrated(self, slot: Slot, fold: Fold[Any]) -> dict[str, Any]:
+        """The slot's states as another version of its fold takes them over. Raises Spoilt where it cannot.
+
+        Others have their turn between a few keys: to load a model takes a millisecond.
+        """
+        states: dict[str, Any] = {}
+        for count, key in enumerate([*slot.states, *slot.packed]):
+            if count % _BREATHE == 0:
+                await asyncio.sleep(0)
+            slot.unpack(key)
+            try:
+                states[key] = fold.migrate(slot.states[key], slot.fold.version)
+            except Exception as error:
+                raise NotMigrated(fold, key, error) from error
         return states
 
-    def migrate(self, fold: Fold[Any], term: int) -> None:
+    async def migrate(self, fold: Fold[Any], term: int) -> None:
         """Let another version take over the states of its fold. Raises as `migrated`."""
         slot = self._by_name[fold.name]
-        self.take_over(slot, self.migrated(slot, fold), fold, term)
+        self.take_over(slot, await self.migrated(slot, fold), fold, term)
 
     def take_over(self, slot: Slot, states: dict[str, Any], fold: Fold[Any], term: int) -> None:
         """Let another version of the slot's fold go on with these states, and the wakes that are there."""

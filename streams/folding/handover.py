@@ -159,7 +159,7 @@ class Handover:
         self._succession.tell(wanted.record, error)
         return True
 
-    def begin(self, wanted: Wanted, slot: Slot, engine: Engine) -> Change:
+    async def begin(self, wanted: Wanted, slot: Slot, engine: Engine) -> Change:
         """Let the switch be recorded with the next transaction; what it makes of the engine.
 
         Raises Spoilt where a state cannot be loaded or migrated.
@@ -167,7 +167,7 @@ class Handover:
         fold, state, states = wanted.fold, self._state(wanted, slot), dict[str, Any]()
         candidate = self._candidates.pop(fold.name, None)  # its states are soon the engine's
         if state == "migrate":
-            states = engine.migrated(slot, fold)
+            states = await engine.migrated(slot, fold)
         elif candidate is not None:
             engine.letters += candidate.letters
             engine.catch_up(candidate.engine)

@@ -220,7 +220,7 @@ class Restore:
         async for part in course(log_, codec, topic, partition, between, engine.skips, begin, position):
             await asyncio.sleep(0)
             if isinstance(part, Turn):
-                self._turn(part)
+                await self._turn(part)
                 continue
             known = bisect_left(part, start, key=lambda r: r.offset)
             for record in part[:known]:
@@ -229,10 +229,10 @@ class Restore:
             self.events += len(records)
             engine.process(records)
 
-    def _turn(self, turn: Turn) -> None:
+    async def _turn(self, turn: Turn) -> None:
         engine = self.engine
         engine.position = turn.offset
         if isinstance(turn.what, e.Tick):
             engine.tick(turn.what.at)
         else:
-            engine.migrate(turn.what.fold, turn.what.term)
+            await engine.migrate(turn.what.fold, turn.what.term)

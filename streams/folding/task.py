@@ -326,7 +326,7 @@ class PartitionTask:
         assert engine is not None and rounds is not None  # noqa: PT018
         started = time.monotonic()
         try:
-            change = self._handover.begin(wanted, slot, engine)
+            change = await self._handover.begin(wanted, slot, engine)
             self._step("switch.begun")
             await self._commit([])
         except Spoilt as spoilt:

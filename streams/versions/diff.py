@@ -167,7 +167,7 @@ class Differ:
                     comparison.add(Given(topic, partition, part.offset, part.at), *both)
             else:
                 old.engine.position = part.offset
-                old.engine.migrate(part.what.fold, part.what.term)
+                await old.engine.migrate(part.what.fold, part.what.term)
         return comparison
 
 

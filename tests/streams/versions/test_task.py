@@ -550,6 +550,30 @@ async def test_poison_while_a_version_gets_ready() -> None:
     assert states((await bed.up()).engine) == expected
 
 
+async def test_others_have_their_turn_while_states_are_migrated() -> None:
+    """A thousand keys are not migrated in one go: a worker that does not beat is thrown out."""
+    bed = await began(lambda: [Chain(), Chain3()])
+    task = await bed.up()
+    put(bed, 1_000, 1_000)
+    await bed.drain(task)
+    await decide(bed, "chain", 3, 1, state="migrate")
+    turns, over = 0, asyncio.Event()
+
+    async def beat() -> None:
+        nonlocal turns
+        while not over.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    beating = asyncio.create_task(beat())
+    await task.idle()
+    over.set()
+    await beating
+    assert [fact.state for fact in facts(bed)] == ["migrate"]
+    assert turns > 30
+    check(bed, task)
+
+
 class Unable(Chain3):
     """Cannot make anything of a state that it says it can."""
 
