@@ -14,6 +14,7 @@ from schemas.events import FoldCutOver
 from streams.folding.candidate import NEAR, Candidate
 from streams.folding.engine import Engine
 from streams.folding.slot import Slot
+from streams.folding.snapshots import Skip
 from streams.folding.succession import State, Succession
 from streams.partitions.log import Log
 from streams.versions.decisions import Decisions
@@ -47,6 +48,11 @@ class Change(NamedTuple):
     term: int
     states: dict[str, Any]
     candidate: Candidate | None
+
+    @property
+    def skips(self) -> list[Skip]:
+        """What the version was not given, on which its state depends."""
+        return list(self.candidate.engine.skips) if self.candidate is not None else []
 
     def apply(self, slot: Slot, engine: Engine) -> None:
         """Let the version go on in the slot."""

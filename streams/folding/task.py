@@ -297,8 +297,9 @@ class PartitionTask:
             raise
 
     async def _succeed(self, budget_s: float) -> None:
-        """Between batches: let versions that are wanted get ready for a while, or take over."""
+        """Between batches: let versions that are wanted get ready for a while in all, or take over."""
         handover, engine = self._handover, self.engine
+        end = self._monotonic() + budget_s
         assert engine is not None
         for slot in engine.slots:
             wanted = await handover.wanted(slot)
@@ -306,7 +307,8 @@ class PartitionTask:
                 continue
             if wanted.at_once:
                 return await self._anew()
-            progress = await handover.ready(wanted, slot, engine, budget_s, self._monotonic)
+            left_s = max(0.0, end - self._monotonic())
+            progress = await handover.ready(wanted, slot, engine, left_s, self._monotonic)
             if progress == "ready" and wanted.decided:
                 return await self._switch(wanted, slot)
             if progress == "working":
@@ -328,7 +330,8 @@ class PartitionTask:
         try:
             change = await self._handover.begin(wanted, slot, engine)
             self._step("switch.begun")
-            await self._commit([])
+            # Folds without state need no skips in the changelog; who follows them does.
+            await self._commit([] if engine.stateful else [rounds.skip(skip) for skip in change.skips])
         except Spoilt as spoilt:
             if isinstance(spoilt, NotMigrated):
                 log.warning("fold.not_migrated", fold=spoilt.fold, why=str(spoilt), instead="it folds anew")

@@ -267,6 +267,26 @@ async def test_getting_ready_takes_turns_with_work() -> None:
     check(bed, task)
 
 
+async def test_several_versions_that_get_ready_share_the_time() -> None:
+    """However many folds of a topic are cut over at once, each turn takes no longer than for one."""
+    bed = await began(lambda: [Chain(), Chain2(), Silence(), Silence2()])
+    task = await bed.up()
+    put(bed, 2_000)
+    await bed.drain(task)
+    await decide(bed, "chain", 2, 1)
+    await decide(bed, "silence", 2, 1)
+    bed.per_look = 0.01
+    before = bed.elapsed
+    await task.idle()
+    chain, silence = (task._handover._candidates[name].engine.position for name in ("chain", "silence"))
+    assert silence < chain
+    assert bed.elapsed - before < 0.15
+    for _ in range(400):
+        await task.idle()
+    assert sorted(fact.fold for fact in facts(bed)) == ["chain", "silence"]
+    check(bed, task)
+
+
 # --- timers ------------------------------------------------------------------------------------
 
 
@@ -531,6 +551,43 @@ async def test_a_version_that_raises_over_and_over() -> None:
     put(bed, 20)
     await bed.drain(task)
     assert broken.asked == asked
+
+
+class Remembering(Chain):
+    """Succeeds one that keeps no state."""
+
+    name = "echo"
+    version = 2
+
+
+async def test_what_a_successor_of_no_state_was_not_given() -> None:
+    """What either raised on, and what nobody could read, is skipped after a restart, too: no second dead letter."""
+
+    class Choosy(Echo):
+        def on_event(self, state: None, event: e.Event, at: float) -> Iterable[Output]:
+            if value_of(event) == CURSED:
+                raise ValueError("cursed")
+            return super().on_event(state, event, at)
+
+    bed = await began(lambda: [Choosy(), Remembering()])
+    task = await bed.up()
+    put(bed, 3)
+    for value in (UNLUCKY, CURSED):
+        bed.put(value)
+    bed.append(b"garbage")
+    put(bed, 3)
+    await bed.drain(task)
+    await decide(bed, "echo", 2, 1)
+    await task.idle()
+    await task.idle()
+    assert [fact.version for fact in facts(bed)] == [2]
+    letters = sorted((x.fold or "", x.offset) for x in bed.letters())
+    assert letters == [("", 5), ("echo", 3), ("echo", 4)]
+    expected = states(task.engine)
+    again = await bed.up()
+    await again.idle()
+    assert states(again.engine) == expected
+    assert len(bed.letters()) == 3
 
 
 async def test_poison_while_a_version_gets_ready() -> None:
