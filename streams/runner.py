@@ -125,6 +125,8 @@ class Runner:
                     self.worker.nudge_all()
             except HeadwaterError as error:
                 log.warning("versions.retry", why=str(error))
+            except Exception:
+                log.exception("versions.retry")  # else nobody would hear of what is decided from then on
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
