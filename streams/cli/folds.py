@@ -158,7 +158,7 @@ async def _cut_over(asked: Asked, timeout_s: float, *, dry_run: bool, yes: bool)
         typer.echo(await _described(at, command))
         if dry_run:
             return
-        if not yes and not typer.confirm("Do it?", err=True):
+        if not yes and not _confirmed():
             raise typer.Exit(1)
         said: list[str] = []
 
@@ -188,6 +188,17 @@ async def _cut_over(asked: Asked, timeout_s: float, *, dry_run: bool, yes: bool)
         for (topic, partition), fact in sorted(command.switched.items()):
             since = f"offset {fact.position}" if fact is not None else "the beginning"
             typer.echo(f"  {topic}/{partition} from {since}")
+
+
+def _confirmed() -> bool:
+    """Ask. The event loop's Ctrl-C would end what waits for the loop, and this does not."""
+    import signal  # noqa: PLC0415
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return typer.confirm("Do it?", err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _state_of(at: Session, command: CutOver) -> str:

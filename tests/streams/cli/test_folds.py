@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import pty
+import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +186,38 @@ def test_what_cannot_be_compared(run: Run, arguments: list[str], says: str) -> N
 def test_what_is_not_understood(arguments: list[str]) -> None:
     """Wrong usage ends with code 2 before anything is asked."""
     assert CliRunner().invoke(app, ["folds", *arguments]).exit_code == 2
+
+
+ASKS = """
+import asyncio
+from streams.cli.folds import _confirmed
+async def ask():
+    await asyncio.sleep(0)
+    print("answered", _confirmed(), flush=True)
+asyncio.run(ask())
+"""
+
+
+def test_no_by_ctrl_c() -> None:
+    """At the question one Ctrl-C is enough."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", ASKS])
+    shown = b""
+    try:
+        while b"Do it?" not in shown:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, b"\x03")
+        deadline = time.monotonic() + 20
+        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.05)
+        assert ended[1] != 0
+        assert b"answered" not in shown
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.close(terminal)
 
 
 def test_kafka_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
