@@ -22,7 +22,7 @@ from streams.codec import codec_of
 from streams.folding.report import report
 from streams.folding.task import PartitionTask
 from streams.partitions.kafka_log import DEADLINE_S, KafkaLog
-from streams.partitions.log import crash_points
+from streams.partitions.log import FOLDS, crash_points
 from streams.partitions.worker import Worker
 from streams.secret import secret_of
 from streams.settings import Settings
@@ -30,7 +30,6 @@ from streams.supervision.status import ProcessStatus
 from streams.versions.decisions import Decisions
 
 log = structlog.get_logger()
-GROUP = "folds"
 _FOLLOW_S = 1.0
 Folds = Callable[[], Iterable[Fold[Any]]]
 
@@ -50,7 +49,7 @@ class Runner:
         settings: Settings,
         folds: Folds = catalog,
         *,
-        group: str = GROUP,
+        group: str = FOLDS,
         declared: Iterable[topics.Topic] = (),
     ) -> None:
         self.settings = settings

@@ -54,10 +54,11 @@ def diff(
 
 
 async def _compare(name: str, candidate: int | None, since: float | None) -> Compared:
+    from streams.partitions.log import FOLDS  # noqa: PLC0415
     from streams.secret import secret_of  # noqa: PLC0415
     from streams.versions.diff import Differ, chosen  # noqa: PLC0415
     from streams.versions.listing import places_of  # noqa: PLC0415
-    from streams.versions.session import GROUP, session  # noqa: PLC0415
+    from streams.versions.session import session  # noqa: PLC0415
 
     settings = load_settings()
     async with session(settings) as at:
@@ -75,7 +76,7 @@ async def _compare(name: str, candidate: int | None, since: float | None) -> Com
                 at.log,
                 at.codec,
                 secret=secret_of(settings),
-                context=settings.named(GROUP),
+                context=settings.named(FOLDS),
                 since=since,
                 advance=advance,
             )

@@ -22,7 +22,7 @@ from streams.folding.snapshots import Skip, Snapshot
 from streams.folding.wakes import LIVE, Wakes
 from streams.folding.window import Window
 from streams.partitions import letters
-from streams.partitions.log import Send
+from streams.partitions.log import FOLDS, Send
 
 CLAMP_S = 300.0
 """A live event's time may be this far ahead of the broker's; beyond, it is set back and counted."""
@@ -58,7 +58,7 @@ class Engine:
         partition: int,
         folds: Iterable[Fold[Any]],
         codec: Codec,
-        group: str = "folds",
+        group: str = FOLDS,
     ) -> None:
         self.topic = topic
         self.partition = partition

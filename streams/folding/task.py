@@ -31,7 +31,7 @@ from streams.folding.snapshots import Sealer, Skip
 from streams.folding.succession import Succession
 from streams.folding.ticks import tick_send
 from streams.folding.wakes import LIVE
-from streams.partitions.log import Log, Send, Step, Transactions, require_in_log
+from streams.partitions.log import FOLDS, Log, Send, Step, Transactions, require_in_log
 from streams.versions.decisions import Decisions
 
 log = structlog.get_logger()
@@ -52,7 +52,7 @@ class PartitionTask:
         codec: Codec,
         secret: bytes,
         context: str = "folds",
-        group: str = "folds",
+        group: str = FOLDS,
         step: Step = lambda _: None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,

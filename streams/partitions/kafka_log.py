@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from schemas.codec import Record
 from streams.kafka import client_options, close, connect, patiently, records_of
 from streams.obstacles import hopeless
-from streams.partitions.log import Fenced, LogUnavailable, Send, Step
+from streams.partitions.log import FOLDS, Fenced, LogUnavailable, Send, Step
 from streams.partitions.stable import stable_position
 from streams.partitions.transactions_v1 import TransactionsV1, producer_of
 from streams.partitions.transactions_v2 import TransactionsV2, spoken
@@ -26,7 +26,7 @@ COMMIT_DEADLINE_S = 20.0
 class KafkaLog:
     """See `streams.partitions.log.Log`; `group` is without namespace. One instance serves all tasks of a process."""
 
-    def __init__(self, settings: Settings, group: str = "folds") -> None:
+    def __init__(self, settings: Settings, group: str = FOLDS) -> None:
         self.settings = settings
         self.group = settings.named(group)
         self._options = client_options(settings)

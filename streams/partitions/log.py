@@ -13,6 +13,8 @@ from schemas.codec import Record
 from schemas.envelope import Headers
 from schemas.errors import HeadwaterError, OffsetOutOfRange
 
+FOLDS = "folds"
+"""The folds' consumer group, without namespace."""
 Step = Callable[[str], None]
 """Called at every named step of the protocol; the simulation and the kill tests crash there."""
 

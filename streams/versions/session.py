@@ -19,7 +19,7 @@ from streams.admin import admin_client, declared, require_topics
 from streams.codec import codec_of
 from streams.kafka import COMMAND_S, patiently
 from streams.partitions.kafka_log import KafkaLog
-from streams.partitions.log import Log
+from streams.partitions.log import FOLDS, Log
 from streams.settings import Settings
 from streams.versions.cut_over import (
     Asked,
@@ -34,8 +34,6 @@ from streams.versions.decisions import Decisions
 from streams.versions.listing import Listed, listing, places_of
 from streams.versions.recorded import Place
 
-GROUP = "folds"
-"""Whose positions are those of the folds (`streams.runner`)."""
 _LOOK_S = 0.3
 Report = Callable[[CutOver], None]
 
@@ -90,7 +88,7 @@ async def session(settings: Settings, folds: Iterable[Fold[Any]] | None = None) 
     specs = declared(settings, folds)
     await require_topics(settings, specs)
     codec = await codec_of(settings)
-    log = KafkaLog(settings, GROUP)
+    log = KafkaLog(settings, FOLDS)
     await log.start(COMMAND_S)
     try:
         decisions = Decisions(log, codec)
@@ -110,7 +108,7 @@ async def in_force(settings: Settings) -> dict[str, int]:
 async def manned(settings: Settings) -> bool:
     """Whether workers of the folds are up; Kafka counts one that died for some seconds more."""
     async with admin_client(settings) as client:
-        groups = [settings.named(GROUP)]
+        groups = [settings.named(FOLDS)]
         answers = await patiently(
             settings,
             "asking for the folds' workers",

@@ -16,10 +16,10 @@ from projections.view import Place
 from schemas import catalog, topics
 from schemas.errors import BrokerUnavailable
 from streams.kafka import client_options, close, connect
+from streams.partitions.log import FOLDS
 from streams.settings import Settings
 from streams.views.source import partition_counts
 
-GROUP = "folds"
 CONNECT_S = 10.0
 ANSWER_S = 10.0
 PROBE_S = 0.5
@@ -137,7 +137,7 @@ class KafkaOffsets:
     async def _client(self) -> AIOKafkaConsumer:
         if self._group is None:
             self._group = await self._connected(
-                group_id=self._settings.named(GROUP), isolation_level="read_uncommitted"
+                group_id=self._settings.named(FOLDS), isolation_level="read_uncommitted"
             )
         return self._group
 

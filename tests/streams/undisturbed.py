@@ -23,7 +23,8 @@ from schemas.codec import Codec
 from schemas.envelope import Envelope, to_headers
 from streams.kafka import client_options, connect
 from streams.partitions.kafka_log import KafkaLog
-from streams.runner import GROUP, Runner
+from streams.partitions.log import FOLDS
+from streams.runner import Runner
 from streams.settings import Settings
 from streams.simulation import Simulation
 from streams.views.source import Decoder, partition_counts
@@ -95,7 +96,7 @@ async def lag(settings: Settings) -> int:
     """Records that the group has not committed yet."""
     consumer = AIOKafkaConsumer(
         **client_options(settings),
-        group_id=settings.named(GROUP),
+        group_id=settings.named(FOLDS),
         enable_auto_commit=False,
         isolation_level="read_committed",
     )
