@@ -141,7 +141,7 @@ async def carry_out(
     except CutOverRefused:
         raise  # it is gone already
     except BaseException as error:
-        if not command.joined:
+        if command.record.phase == "proposed" and not command.joined:
             await _give_up(command, error)
         raise
     await command.decide()
@@ -189,9 +189,9 @@ def _not_ready(command: CutOver, timeout_s: float) -> NotAllReady:
 
 
 def _outcome(command: CutOver) -> str:
-    return (
-        f"the cut-over of {command.record.by} still stands" if command.joined else "the cut-over was given up"
-    )
+    if command.joined:
+        return f"the cut-over of {command.record.by} still stands, until it is given up with --cancel"
+    return "the cut-over was given up"
 
 
 def _because(command: CutOver) -> str:

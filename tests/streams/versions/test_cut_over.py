@@ -28,7 +28,7 @@ from streams.versions.listing import listing
 from tests.streams.folds import Chain, Echo, Silence
 from tests.streams.harness import CODEC, SIGNALS, Partition
 from tests.streams.versions.successors import Chain2, Chain3
-from tests.streams.versions.test_task import began, check, facts, put
+from tests.streams.versions.test_task import VERSIONS, began, check, facts, put
 
 PLACES = [(SIGNALS, 0)]
 
@@ -318,6 +318,27 @@ async def test_kafka_is_away_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> N
     assert "headwater folds cut-over chain --cancel" in still.value.hint
     await bed.decisions.refresh()
     assert bed.decisions.plan.folds["chain"].proposed is not None
+
+
+async def test_kafka_is_away_when_it_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decided at once is not spoken of as a proposal, and is not given up."""
+    bed = await bed_of_three()
+    await bed.up()
+    before = len(bed.log.records("headwater.folds", 0))
+    bounds = bed.log.bounds
+
+    async def away(topic: str, partition: int) -> Any:
+        if topic == VERSIONS:
+            raise LogUnavailable("reading: away")
+        return await bounds(topic, partition)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bed.log, "bounds", away)
+        with pytest.raises(LogUnavailable):
+            await session.carry_out(command(bed, Asked("chain", 2, at_once=True)), 60.0, lambda _: None)
+    await bed.decisions.refresh()
+    assert bed.decisions.plan.folds["chain"].version == 2
+    assert len(bed.log.records("headwater.folds", 0)) == before + 1
 
 
 async def test_workers_that_do_not_hear_of_it() -> None:
