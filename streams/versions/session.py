@@ -115,7 +115,7 @@ async def manned(settings: Settings) -> bool:
             lambda: client.describe_consumer_groups(groups),
             COMMAND_S,
         )
-    return any(members for answer in answers for *_, members, _ in answer.groups)
+    return any(group["members"] for answer in answers for group in answer.to_object()["groups"])
 
 
 async def _yes() -> bool:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from streams.cli import app
 from streams.settings import Settings
+from streams.versions.session import manned
 from tests.conftest import free_base_port
 from tests.packages import Packages
 from tests.streams.undisturbed import produce
@@ -122,6 +123,7 @@ def test_a_list_and_a_comparison(fleet: Fleet, run: Run) -> None:
 def test_there_and_back(fleet: Fleet, run: Run) -> None:
     """The way that the README tells, with what is said at each step."""
     begun(fleet)
+    assert not asyncio.run(manned(fleet.settings))
     fleet.work("chain-1", "chain-2", "echo-1")
     dry = run("cut-over", "chain", "--dry-run")
     assert dry.exit_code == 0, dry.output
@@ -133,6 +135,7 @@ def test_there_and_back(fleet: Fleet, run: Run) -> None:
 
     done = run("cut-over", "chain", "--yes", "--reason", "it counts better")
     assert done.exit_code == 0, done.output
+    assert asyncio.run(manned(fleet.settings))
     assert "fold chain: version 2 is in force in 2 partitions (refold)" in done.stdout
     assert "2 of 2 partitions ready" in done.stderr
     chain = rows(run)["chain"]
@@ -144,8 +147,9 @@ def test_there_and_back(fleet: Fleet, run: Run) -> None:
     assert (in_force["chain v1"], in_force["chain v2"], in_force["intake v1"]) == (False, True, True)
 
     assert "version 2 is in force already, and no newer one" in refused(run("cut-over", "chain", "--yes"))
-    back = run("cut-over", "chain", "--to", "1", "--yes")
+    back = run("cut-over", "chain", "--to", "1", "--at-once", "--yes")
     assert back.exit_code == 0, back.output
+    assert "fold chain: version 1 is in force in 2 partitions (refold)" in back.stdout
     assert rows(run)["chain"]["in_force"] == 1
 
 
