@@ -153,34 +153,24 @@ def test_there_and_back(fleet: Fleet, run: Run) -> None:
     assert rows(run)["chain"]["in_force"] == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
+def test_what_cannot_be_done_or_compared(run: Run) -> None:
+    """Each is one line and what to do; of a comparison exit code 2 tells trouble from a difference."""
+    for arguments, says in (
         (["cut-over", "nonsense", "--yes"], "there is no fold nonsense"),
         (["cut-over", "chain", "--to", "9", "--yes"], "version 9 is not installed here, there are: 1, 2"),
         (["cut-over", "chain", "--timeout", "soon"], "--timeout soon: not a duration"),
         (["cut-over", "chain", "--cancel"], "no cut-over is under way"),
         (["cut-over", "nonsense", "--cancel"], "there is no fold nonsense"),
-    ],
-)
-def test_what_cannot_be_done(run: Run, arguments: list[str], says: str) -> None:
-    """Each is one line and what to do."""
-    assert says in refused(run(*arguments))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
+    ):
+        assert says in refused(run(*arguments))
+    for arguments, says in (
         (["diff", "nonsense"], "there is no fold nonsense"),
         (["diff", "chain", "--candidate", "9"], "has never run on this log"),
         (["diff", "chain", "--since", "yesterday"], "--since yesterday: not a time"),
-    ],
-)
-def test_what_cannot_be_compared(run: Run, arguments: list[str], says: str) -> None:
-    """Exit code 2 tells trouble from a difference."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert says in " ".join(result.stderr.split())
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert says in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(
