@@ -153,6 +153,7 @@ def test_a_start_on_a_full_disk(disk: Path, instance: Instance) -> None:
     assert [path.name for path in disk.iterdir()] == ["ballast"]
 
 
+@pytest.mark.prove
 def test_a_disk_that_the_kernel_makes_read_only(tmp_path: Path) -> None:
     """After an error of the disk itself events are refused with the reason, and no process but the broker ends."""
     with fragile_disk(tmp_path, mib=256) as place:

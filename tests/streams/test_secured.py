@@ -457,6 +457,7 @@ def test_rights_to_topics_alone_end_the_folds(deployment: Deployment, tmp_path: 
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.prove
 def test_a_login_that_is_taken_away(secured: Secured, deployment: Deployment, tmp_path: Path) -> None:
     """Under `up`, folds that are started again and no longer let in are shown with the reason."""
     one = Instance(tmp_path / "data", free_base_port())

@@ -250,6 +250,7 @@ async def test_an_unknown_id_is_asked_for_twice_and_stops_nothing(
         await replay(settings, "agent.metrics", 0, 0)
 
 
+@pytest.mark.prove
 async def test_a_registry_that_is_late_is_believed_the_second_time(settings: Settings, door: Door) -> None:
     """A node that does not know a new id yet, and knows it a moment later: no dead letter."""
     await create(settings)
@@ -299,6 +300,7 @@ async def test_folds_go_on_without_the_registry(settings: Settings, door: Door) 
         assert signals_of(await found(settings, "signals", 3)) == [1.0, 2.0, 3.0]
 
 
+@pytest.mark.prove
 async def test_a_new_password_ends_no_running_process(settings: Settings, door: Door) -> None:
     """What the registry refuses while folds run is no verdict on a record; who starts anew is refused."""
     await create(settings)
@@ -367,6 +369,7 @@ async def test_the_wrong_producer_is_refused_at_its_first_event(settings: Settin
     assert await records(settings, "agent.metrics") == []
 
 
+@pytest.mark.prove
 async def test_equal_ids_are_the_same_authority(settings: Settings) -> None:
     """A registry that gives the committed ids may take over, and hand back: no record would be read otherwise."""
     committed = having(settings, None)
@@ -382,6 +385,7 @@ async def test_equal_ids_are_the_same_authority(settings: Settings) -> None:
     assert len(await found(committed, "agent.metrics", 2)) == 2
 
 
+@pytest.mark.prove
 async def test_a_later_version_is_added_to_the_memory(settings: Settings, door: Door) -> None:
     """Folds that know of more than the cluster remembers add it: the next wrong authority is caught by it."""
     await create(settings)

@@ -16,6 +16,7 @@ from tests.conftest import free_base_port
 from tests.streams.authority.apicurio import Door
 from tests.streams.instances import Instance, until
 
+pytestmark = pytest.mark.prove  # five whole starts; what they go through is tested piece by piece beside
 METRIC = json.dumps({"component": "tool:up", "name": "latency_ms", "value": 1.0})
 
 

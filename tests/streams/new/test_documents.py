@@ -139,6 +139,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         one.stop()
 
 
+@pytest.mark.prove
 def test_the_documents(reader: Reader) -> None:
     """The tutorial, word for word, on a real broker; then the view and the reactor of the page behind it."""
     began = time.monotonic()

@@ -172,6 +172,7 @@ async def one_version_each(settings: Settings, switches: dict[int, list[e.FoldSw
     return len(seen)
 
 
+@pytest.mark.prove
 async def test_there_and_back_with_workers_killed(fleet: Fleet) -> None:
     """Two versions in, two workers dead amid the switches, and back again: every input by one version, once."""
     settings = fleet.settings
@@ -217,6 +218,7 @@ async def test_there_and_back_with_workers_killed(fleet: Fleet) -> None:
     assert max(pauses) < 2_000
 
 
+@pytest.mark.prove
 async def test_an_account_of_other_offsets_does_not_hold(fleet: Fleet) -> None:
     """The comparison can fail: an account of the same log with switches one record later is another one."""
     settings = fleet.settings
@@ -247,6 +249,7 @@ def in_force(fleet: Fleet, *names: str) -> dict[str, Any]:
     return {row["fold"]: row for row in json.loads(said)}
 
 
+@pytest.mark.prove
 async def test_updates_of_installations(fleet: Fleet) -> None:
     """New code alone takes over, on the record; an old installation does not start then, until it is told to."""
     settings = fleet.settings
