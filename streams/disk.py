@@ -24,6 +24,11 @@ _EVERY_S = 1.0
 _WARN_FACTOR = 4
 
 
+def is_full(error: OSError) -> bool:
+    """Whether there was no room for what was written, on the disk or in the user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def free_bytes(folder: Path) -> int:
     """Free bytes of the file system that the folder is, or will be, on."""
     return shutil.disk_usage(existing(folder)).free

@@ -34,10 +34,8 @@ class PidLock:
         """Let it go. The file stays: removing it would let two starters hold two files of one name."""
         file, self._file = self._file, None
         if file is not None:
-            with (
-                file,
-                suppress(OSError),
-            ):  # a disk that takes no writes: whom it names matters to nobody by now
+            # On a disk that takes no writes it names us still, which matters to nobody by now.
+            with file, suppress(OSError):
                 file.truncate(0)
 
     def is_held(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from streams.backup.holding import REPLACED, RESTORING
 from streams.backup.moment import lock_holder
 from streams.backup.reading import ArchiveRefused, opened
 from streams.broker import KAFKA_VERSION, Broker
-from streams.disk import free_bytes
+from streams.disk import free_bytes, is_full
 from streams.settings import Settings
 from streams.supervision.instance import instance_lock, take_instance
 from streams.supervision.status import read_all
@@ -70,8 +69,7 @@ def restore(settings: Settings, path: Path, advance: Advance, *, force: bool = F
             os.sync()  # a power cut must not find it in place and empty
             _put_in_place(folder, present, work / "new", aside)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise (DiskFull if full else ConfigurationError)(
+            raise (DiskFull if is_full(error) else ConfigurationError)(
                 f"{folder} could not be restored: {error.strerror}", hint="nothing was changed"
             ) from error
     return Restored(manifest, folder, aside if present else None, time.monotonic() - began)

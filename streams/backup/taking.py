@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import sqlite3
@@ -27,7 +26,7 @@ from streams.backup.moment import Held, Moment
 from streams.backup.segments import ends, without_scrap
 from streams.backup.writing import Writer
 from streams.broker import KAFKA_VERSION
-from streams.disk import existing, free_bytes, places
+from streams.disk import existing, free_bytes, is_full, places
 from streams.settings import Settings
 
 COMPRESSED = (".gz", ".tgz")
@@ -182,7 +181,7 @@ def _saying_no_space(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigurationError
+        kind = DiskFull if is_full(error) else ConfigurationError
         raise kind(f"{path} could not be written: {error.strerror}", hint="name another place") from error
 
 

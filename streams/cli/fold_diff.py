@@ -57,7 +57,7 @@ async def _compare(name: str, candidate: int | None, since: float | None) -> Com
     from streams.partitions.log import FOLDS  # noqa: PLC0415
     from streams.secret import secret_of  # noqa: PLC0415
     from streams.versions.diff import Differ, chosen  # noqa: PLC0415
-    from streams.versions.listing import places_of  # noqa: PLC0415
+    from streams.versions.recorded import places_of  # noqa: PLC0415
     from streams.versions.session import session  # noqa: PLC0415
 
     settings = load_settings()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import fold_diff, processes
+from streams.cli.fold_diff import AsJson
 from streams.cli.guard import load_settings
 from streams.cli.tables import show
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 folds = typer.Typer(invoke_without_command=True)
 folds.command("diff")(fold_diff.diff)
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON for a program.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A fold; see `headwater folds list`.")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import suppress
@@ -14,13 +13,13 @@ import orjson
 import psutil
 import structlog
 
+from streams.disk import is_full
 from streams.settings import Settings
 
 log = structlog.get_logger()
 
 State = Literal["starting", "running", "stopping", "failed"]
 _ROOM = 4096
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 JSON = bool | int | float | str | None | list[Any] | dict[str, Any]
 Status = dict[str, Any]
 """One process: process, pid, state, since and updated (seconds since 1970), facts, alive."""
@@ -121,7 +120,7 @@ def leave(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             half.unlink(missing_ok=True)
-        if not (error.errno in _NO_ROOM and _wrote_over(path, content)):
+        if not (is_full(error) and _wrote_over(path, content)):
             _tell(str(path), str(error))
 
 

@@ -15,6 +15,7 @@ from schemas.errors import DecodeError, HeadwaterError
 from schemas.events import FoldCutOver
 from streams.partitions.log import Log, Send
 from streams.versions.plan import Plan
+from streams.versions.recorded import places_of
 
 log = structlog.get_logger()
 WORKER = "headwater folds"
@@ -78,7 +79,7 @@ class Decisions:
         for name, versions in installed.items():
             while (standing := self.plan.folds.get(name)) is None or standing.version not in versions:
                 if standing is None:
-                    fresh = not await self._was_read(next(iter(versions.values())).topics, counts)
+                    fresh = not await self._was_read(versions, counts)
                     to = max(versions) if fresh else min(versions)
                     event = _decision(name, None, to, "the first that was installed")
                 elif min(versions) < standing.version or standing.left >= max(versions):
@@ -91,11 +92,10 @@ class Decisions:
                     )
                 await self.write(event, now)
 
-    async def _was_read(self, read: tuple[topics.Topic, ...], counts: Mapping[str, int]) -> bool:
-        for topic in read:
-            for partition in range(counts[topic.name]):
-                if await self._log.committed(topic.name, partition) is not None:
-                    return True
+    async def _was_read(self, versions: Versions, counts: Mapping[str, int]) -> bool:
+        for place in places_of(versions, counts):
+            if await self._log.committed(*place) is not None:
+                return True
         return False
 
 

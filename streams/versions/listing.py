@@ -13,7 +13,7 @@ from schemas.events import FoldSwitched
 from streams.partitions.log import Log
 from streams.versions.decisions import Decisions
 from streams.versions.plan import Standing
-from streams.versions.recorded import Held, Place, held, recorded
+from streams.versions.recorded import Held, Place, held, places_of, recorded
 
 
 class Had(NamedTuple):
@@ -36,12 +36,6 @@ class Listed(msgspec.Struct, frozen=True):
         """Partitions that have not switched to the version that was decided."""
         wanted = self.standing.version if self.standing is not None else None
         return [place for place, had in self.places.items() if had.version != wanted]
-
-
-def places_of(versions: Versions, counts: Mapping[str, int]) -> list[Place]:
-    """The partitions that a fold reads; `counts` are those of each topic."""
-    first = next(iter(versions.values()))
-    return [(topic.name, p) for topic in first.topics for p in range(counts[topic.name])]
 
 
 async def listing(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from processors.versions import Versions
 from schemas import topics
 from schemas.codec import Codec
 from schemas.events import FoldReady, FoldSwitched
@@ -36,6 +37,12 @@ class Held(NamedTuple):
     def version(self, base: int) -> int:
         """The version that the partition has, `base` being the first."""
         return self.last.version if self.last is not None else base
+
+
+def places_of(versions: Versions, counts: Mapping[str, int]) -> list[Place]:
+    """The partitions that a fold reads; `counts` are those of each topic."""
+    first = next(iter(versions.values()))
+    return [(topic.name, p) for topic in first.topics for p in range(counts[topic.name])]
 
 
 async def recorded(

@@ -31,8 +31,8 @@ from streams.versions.cut_over import (
     proposal,
 )
 from streams.versions.decisions import Decisions
-from streams.versions.listing import Listed, listing, places_of
-from streams.versions.recorded import Place
+from streams.versions.listing import Listed, listing
+from streams.versions.recorded import Place, places_of
 
 _LOOK_S = 0.3
 Report = Callable[[CutOver], None]
